@@ -1,0 +1,62 @@
+"""The ``edgellm`` command. Each subcommand lives in a file of its own and is imported only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import click
+
+from edgellm_core.errors import EdgellmError
+
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "build": ("edgellm_core.cli.build:build", "Build a verified bundle from a model."),
+    "detect": ("edgellm_core.cli.detect:detect", "Say what a model is and what a build would take; read no weights."),
+    "export": ("edgellm_core.cli.export:export", "Export a model to ONNX without verification and engine."),
+    "verify": ("edgellm_core.cli.verify:verify", "Compare an exported bundle with its original model."),
+    "engine": ("edgellm_core.cli.engine:engine", "Build a TensorRT engine from a bundle's graph."),
+    "run": ("edgellm_core.cli.run:run", "Generate text from a bundle."),
+    "plugins": ("edgellm_core.cli.plugins:plugins", "List the plugins and explain what was decided about them."),
+    "models": ("edgellm_core.cli.models:models", "List the models of the registry."),
+    "doctor": ("edgellm_core.cli.doctor:doctor", "Show versions, GPU and TensorRT, and what each missing piece enables."),
+}
+"""Command → where its click object lives, and its one-line help (so that ``--help`` imports none of them)."""
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a subcommand only when it is invoked."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the table, then those that plugins added."""
+        return [*COMMANDS, *(name for name in super().list_commands(ctx) if name not in COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing them."""
+        rows = [(name, COMMANDS[name][1] if name in COMMANDS else "") for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgellm")
+def edgellm() -> None:
+    """Turn a Hugging Face language model into a verified bundle that an edge device can run."""
+
+
+def main() -> None:
+    """Run the command line; an ``EdgellmError`` becomes its message and exit code 1."""
+    try:
+        edgellm(standalone_mode=True)
+    except EdgellmError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

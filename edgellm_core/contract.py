@@ -1,0 +1,157 @@
+"""What a plugin subclasses and returns. Importing this module loads neither torch, transformers nor onnx.
+
+Hooks (``hookspecs.py``) register classes; the classes here behave. Everything that is special about a model family
+lives in its ``ModelFamily`` subclass; every method has a default that is right for a plain decoder.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from edgellm_core.errors import PluginError
+
+if TYPE_CHECKING:
+    from edgellm_core.surgery.rule import Rule
+
+CONTRACT_VERSION: Final = 1
+"""Version of the classes in this module; a plugin that asks for another one is named and skipped."""
+
+ModuleForward = Callable[..., Any]
+"""Replaces ``torch.nn.Module.forward`` while tracing: ``(module, *args, **kwargs)`` → what the original returns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionAttributes:
+    """What one attention call does besides softmax(q·kᵀ)·v.
+
+    Attributes:
+        scale: factor on q·kᵀ.
+        softcap: cap of the logits, ``tanh(x / softcap) * softcap``, applied before the mask; 0 for none.
+    """
+
+    scale: float
+    softcap: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphDimensions:
+    """Counts that the *model* predicts for its graph, taken from its modules and not from the graph.
+
+    Rules compare their match counts with them.
+
+    Attributes:
+        layers: decoder layers.
+        attentions: attention calls in one forward.
+        norms: norm modules that a probe recognised, by kind: ``rms`` or ``layer``.
+        ropes: rotations of a query or key in one forward.
+        linears: calls of linear modules in one forward.
+        appends: cache tensors that grow in one forward (two a layer with a KV cache).
+    """
+
+    layers: int
+    attentions: int
+    norms: Mapping[str, int] = field(default_factory=dict)
+    ropes: int = 0
+    linears: int = 0
+    appends: int = 0
+
+
+class ModelFamily:
+    """One model family: which checkpoints it claims, and what is special about them.
+
+    Attributes:
+        name: unique name, for ``--family`` and the registry.
+        model_types: values of config.json's ``model_type`` that it claims, exactly.
+        architectures: values of config.json's ``architectures`` that it claims, exactly. They decide where both are
+            present and differ.
+        transformers: range of transformers versions that it supports (PEP 440 specifier).
+        contract: version of this contract that it was written for.
+        ignored_tensors: regular expressions (full match) of checkpoint tensors that the graph does not need.
+        harmless_config_keys: keys of config.json that transformers does not read for this family and that are known
+            not to change the math.
+    """
+
+    name: ClassVar[str] = ""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    architectures: ClassVar[tuple[str, ...]] = ()
+    transformers: ClassVar[str] = ">=5.0"
+    contract: ClassVar[int] = CONTRACT_VERSION
+    ignored_tensors: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq",)
+    harmless_config_keys: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Refuse a malformed class where it is written, not where it is used."""
+        super().__init_subclass__(**kwargs)
+        if not isinstance(cls.name, str) or not cls.name:
+            msg = f"ModelFamily {cls.__qualname__} in {cls.__module__} needs a name. Set the class attribute 'name'."
+            raise PluginError(msg)
+        for attribute in ("model_types", "architectures", "ignored_tensors", "harmless_config_keys"):
+            value = getattr(cls, attribute)
+            if not isinstance(value, tuple) or not all(isinstance(item, str) and item for item in value):
+                msg = (
+                    f"Family {cls.name!r}: {attribute} must be a tuple of non-empty strings; got {value!r}. "
+                    f"Write ({'...'!r},) with a comma."
+                )
+                raise PluginError(msg)
+
+    def module_forwards(self) -> Mapping[str, ModuleForward]:
+        """Return layer wrappers: class name of a module → forward that replaces it while tracing.
+
+        A wrapper that takes one tensor is probed on random numbers against the forward that it replaces.
+        """
+        return {}
+
+    def attention_attributes(self, module: Any, attributes: AttentionAttributes) -> AttentionAttributes:
+        """Return the attributes of one attention call; ``attributes`` is what the model passed.
+
+        Args:
+            module: the attention module (``torch.nn.Module``) that makes the call.
+            attributes: scale and softcap as the model gave them.
+        """
+        return attributes
+
+    def prepare_config(self, config: Any) -> None:
+        """Change a transformers config in place before the model is built from it; by default nothing."""
+
+    def rules(self) -> Sequence[Rule]:
+        """Return surgery rules that only this family needs; they run before the target's."""
+        return ()
+
+    def chat_template(self) -> str | None:
+        """Return the Jinja chat template for checkpoints without one: the folder's ``chat_template.jinja``."""
+        path = self.folder() / "chat_template.jinja"
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    def tiny_config(self) -> Mapping[str, Any]:
+        """Return a config.json of two to four small layers that exercises every special path of the family.
+
+        Raises:
+            PluginError: the family has none.
+        """
+        msg = f"Family {self.name!r} has no tiny_config(); return a small config.json from it."
+        raise PluginError(msg)
+
+    @classmethod
+    def folder(cls) -> Path:
+        """Return the folder that holds the family's module and data files."""
+        return Path(inspect.getfile(cls)).parent
+
+
+class Target:
+    """A form of graph and files that some runtime takes.
+
+    Attributes:
+        name: value of ``--target``.
+        opset: ONNX opset of the default domain.
+    """
+
+    name: ClassVar[str] = ""
+    opset: ClassVar[int] = 23
+
+    def rules(self) -> Sequence[Rule]:
+        """Return the rules that lower the semantic operators to what the runtime takes."""
+        raise NotImplementedError

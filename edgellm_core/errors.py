@@ -1,0 +1,60 @@
+"""Every error that edgellm raises on purpose: one class per cause, each builds its own message.
+
+A message states subject, requirement, value and remedy in one or two sentences. The command line prints it without
+a traceback and exits with code 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgellmError(Exception):
+    """Base of all errors with a message for the user.
+
+    Attributes:
+        resumable: True when finished stages stay valid, so the work directory is kept for the next attempt.
+    """
+
+    resumable = False
+
+
+class UserError(EdgellmError):
+    """The input or a setting is wrong; the message says what to change."""
+
+
+class PluginError(EdgellmError):
+    """A plugin broke its contract; the message names the plugin."""
+
+
+class UnknownNameError(UserError):
+    """A look-up by name found nothing."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+        """Build ``Unknown family 'qwn3'. Did you mean 'qwen3'?``.
+
+        Args:
+            kind: what was looked up, for example ``family``.
+            name: the name that was not found.
+            known: all names that exist.
+            hint: an extra sentence with another remedy.
+        """
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        if close:
+            remedy = f"Did you mean {close[0]!r}?"
+        elif names:
+            shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+            remedy = f"Available: {shown}."
+        else:
+            remedy = "None is available."
+        super().__init__(" ".join(part for part in (f"Unknown {kind} {name!r}.", remedy, hint) if part))
+
+
+class InvalidSettingError(UserError):
+    """A setting has a value that can't work, alone or together with another setting."""
+
+    def __init__(self, setting: str, requirement: str, value: object, remedy: str) -> None:
+        """Build ``--max-input-len must be …; got …. <remedy>``."""
+        super().__init__(f"{setting} {requirement}; got {value}. {remedy}")

@@ -1,0 +1,1 @@
+"""Rules over weightless ONNX graphs, run through onnx-graphsurgeon."""

@@ -1,0 +1,1 @@
+"""Targets: what a runtime takes, one folder each."""

@@ -1,0 +1,1 @@
+"""Tools for testing families and packs; the product itself never imports them."""

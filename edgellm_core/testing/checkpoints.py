@@ -1,0 +1,85 @@
+"""Tiny random checkpoints with a tokenizer, written to disk the way real ones are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+WORDS = ("the capital of France is Paris and a model runs on small device , . ? ! hello world").split()
+
+
+def write_tiny_checkpoint(
+    directory: Path,
+    config: Mapping[str, Any],
+    *,
+    dtype: str = "float32",
+    seed: int = 0,
+    max_shard_size: str = "50GB",
+    tokenizer: bool = True,
+) -> Path:
+    """Write a random checkpoint of the architecture that ``config`` describes.
+
+    Args:
+        directory: folder to create.
+        config: contents of a config.json, with ``model_type``.
+        dtype: name of the torch element type of the weights.
+        seed: seed of the random weights.
+        max_shard_size: largest safetensors file; a small value writes several shards.
+        tokenizer: also write a word-level tokenizer.json with a chat template.
+
+    Returns:
+        ``directory``.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = dict(config)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
+    randomize(model, seed)
+    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
+    if tokenizer:
+        write_tokenizer(directory, vocab_size=int(model.config.get_text_config().vocab_size))
+    return directory
+
+
+def randomize(model: torch.nn.Module, seed: int = 0) -> None:
+    """Give every parameter values that matter: norms away from 1, biases away from 0, logits of order one."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() <= 1 or "norm" in name:
+                parameter.add_(noise * 0.2)
+            elif id(parameter) in embeddings:
+                parameter.copy_(noise)
+            else:
+                parameter.copy_(noise * (1.3 / max(parameter.shape[-1], parameter.shape[-2]) ** 0.5))
+
+
+def write_tokenizer(directory: Path, *, vocab_size: int) -> None:
+    """Write a word-level tokenizer whose ids stay below ``vocab_size``, with ChatML markers and a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    special = ["<unk>", "<s>", "</s>"]
+    words = [*special, *dict.fromkeys(WORDS)]
+    words += [f"w{index}" for index in range(vocab_size - len(words))]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(special)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>",
+        "chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}",
+    }  # fmt: skip
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Comparison of an exported graph with the original model before anything is published."""

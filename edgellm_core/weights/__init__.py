@@ -1,0 +1,1 @@
+"""Weights: recipes, the streaming binder, and strict accounting of what was used."""

@@ -1,0 +1,1 @@
+"""Model families that ship with edgellm: one folder each, found by scanning."""
