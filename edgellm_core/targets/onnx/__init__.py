@@ -1,0 +1,1 @@
+"""Target ``onnx``: standard operators only, for ONNX Runtime and TensorRT."""
