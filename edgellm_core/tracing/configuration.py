@@ -1,0 +1,107 @@
+"""The transformers config of a checkpoint: loading it, and refusing keys of config.json that nothing reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from edgellm_core.tracing.errors import InvalidConfigError, UnreadConfigKeysError, UnsupportedArchitectureError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig
+
+    from edgellm_core.contract import ModelFamily
+
+METADATA_KEYS: Final = frozenset(
+    {
+        "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
+        "auto_map", "bos_token_id", "classifier_dropout", "custom_pipelines", "decoder_start_token_id", "dtype",
+        "eos_token_id", "id2label", "initializer_range", "label2id", "license", "model_type", "output_attentions",
+        "output_hidden_states", "pad_token_id", "sep_token_id", "task_specific_params", "tokenizer_class",
+        "torch_dtype", "transformers_version", "transformers.js_config", "unk_token_id", "unsloth_fixed",
+        "unsloth_version", "use_cache",
+    }
+)  # fmt: skip
+"""Keys of config.json that describe the checkpoint or its training and never the forward pass."""
+
+GENERATION_KEYS: Final = frozenset(
+    {
+        "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
+        "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
+        "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
+        "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "prefix", "remove_invalid_values",
+        "repetition_penalty", "return_dict", "return_dict_in_generate", "suppress_tokens", "temperature",
+        "tf_legacy_loss", "top_k", "top_p", "typical_p", "problem_type", "finetuning_task", "pruned_heads",
+        "add_cross_attention", "chunk_size_feed_forward", "cross_attention_hidden_size", "is_encoder_decoder",
+        "tie_encoder_decoder", "torchscript", "use_bfloat16",
+    }
+)  # fmt: skip
+"""Generation and bookkeeping keys that transformers 4 wrote into every config.json."""
+
+LEGACY_ROPE_KEYS: Final = frozenset({"rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq"})
+"""RoPE keys of transformers 4 that transformers 5 moves into ``rope_parameters``."""
+
+
+def load_config(
+    directory: Path,
+    config: Mapping[str, Any],
+    family: ModelFamily,
+    nearest: Callable[[Mapping[str, Any]], Sequence[str]] = lambda _config: (),
+) -> PreTrainedConfig:
+    """Return the transformers config of a checkpoint, as the family wants it.
+
+    Args:
+        directory: folder with config.json.
+        config: its parsed contents.
+        family: the family that was selected; its first ``model_type`` is used where transformers does not know the
+            checkpoint's own.
+        nearest: names of families near a config, for the error message.
+
+    Raises:
+        UnsupportedArchitectureError: transformers has no causal language model for it.
+        InvalidConfigError: transformers refuses its values.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = config.get("model_type")
+    known = next((name for name in (model_type, *family.model_types) if name in CONFIG_MAPPING), None)
+    if known is None:
+        reason = "the installed transformers does not know it"
+        raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, nearest(config))
+    fields = {key: value for key, value in config.items() if key not in {"model_type", "quantization_config"}}
+    try:
+        loaded = CONFIG_MAPPING[known].from_dict(fields)
+    except (TypeError, ValueError, KeyError) as error:
+        raise InvalidConfigError(directory, " ".join(str(error).split())) from error
+    if known == model_type:
+        refuse_unread_keys(config, loaded, family)
+    family.prepare_config(loaded)
+    return loaded
+
+
+def refuse_unread_keys(config: Mapping[str, Any], loaded: PreTrainedConfig, family: ModelFamily) -> None:
+    """Refuse keys of config.json that the transformers config does not declare and that could change the math.
+
+    A key whose value is None, False or empty switches nothing on and is let through.
+
+    Raises:
+        UnreadConfigKeysError: naming the keys.
+    """
+    known = METADATA_KEYS | GENERATION_KEYS | declared_keys(type(loaded)) | set(family.harmless_config_keys)
+    if hasattr(loaded, "rope_parameters"):
+        known |= LEGACY_ROPE_KEYS
+    unread = [key for key, value in config.items() if key not in known and value not in (None, False, "", [], {})]
+    if unread:
+        raise UnreadConfigKeysError(unread, family.name)
+
+
+def declared_keys(config_class: type[PreTrainedConfig]) -> set[str]:
+    """Return the names that a transformers config class declares: its fields, arguments and aliases."""
+    names = set(config_class.attribute_map) | set(config_class.attribute_map.values())
+    if dataclasses.is_dataclass(config_class):
+        names |= {field.name for field in dataclasses.fields(config_class)}
+    return names | set(inspect.signature(config_class.__init__).parameters)

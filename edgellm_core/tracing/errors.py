@@ -1,0 +1,58 @@
+"""Why a model can't be traced, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgellm_core.errors import UserError
+
+
+class UnsupportedArchitectureError(UserError):
+    """The installed transformers has no causal language model for this config."""
+
+    def __init__(self, model_type: object, architectures: object, reason: str, nearest: Sequence[str]) -> None:
+        """Say what was read, why it is not supported, and which families are near."""
+        near = ", ".join(repr(name) for name in nearest)
+        remedy = f"Nearest families: {near}; try one with --family NAME." if near else "Name a family with --family."
+        super().__init__(
+            f"config.json has model_type {model_type!r} and architectures {architectures!r}: {reason}. {remedy}"
+        )
+
+
+class InvalidConfigError(UserError):
+    """transformers refused the values of config.json."""
+
+    def __init__(self, directory: object, reason: str) -> None:
+        """Name the checkpoint and transformers' reason."""
+        super().__init__(f"transformers can't read the config of {str(directory)!r}: {reason}. Correct config.json.")
+
+
+class UnreadConfigKeysError(UserError):
+    """config.json has keys that neither transformers nor the family reads, so the math may differ."""
+
+    def __init__(self, keys: Sequence[str], family: str) -> None:
+        """Name the keys."""
+        shown = ", ".join(repr(key) for key in keys[:8])
+        super().__init__(
+            f"config.json has keys that nothing reads for family {family!r}: {shown}. They may change the math; "
+            f"remove them from config.json, or list them in the family's harmless_config_keys."
+        )
+
+
+class UntraceableModelError(UserError):
+    """The model does something that the exported graph could not reproduce."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        """Name the model class and what it does."""
+        super().__init__(f"{model} can't be exported: {reason}. A family plugin has to handle it.")
+
+
+class WrongWrapperError(UserError):
+    """A family's layer wrapper does not compute what the module that it replaces computes."""
+
+    def __init__(self, family: str, module: str, error: float) -> None:
+        """Name the family, the wrapped class and how far off the wrapper was on random numbers."""
+        super().__init__(
+            f"Family {family!r}: the wrapper for {module!r} must equal the module that it replaces; "
+            f"on random numbers it was off by {error:.2g} (relative). Correct module_forwards()."
+        )

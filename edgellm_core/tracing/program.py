@@ -1,0 +1,207 @@
+"""The forward that is exported: ids, mask, positions and past states in; logits and present states out."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from edgellm_core.tracing import operators
+from edgellm_core.tracing.attention import TraceContext, recorded_attention
+from edgellm_core.tracing.cache import KVState, traced_cache
+from edgellm_core.tracing.errors import UntraceableModelError
+from edgellm_core.tracing.layers import LayerStack
+from edgellm_core.tracing.norms import recorded_norms
+from edgellm_core.tracing.rope import recorded_rotations
+from edgellm_core.tracing.weightless import restored_modules
+from edgellm_core.tracing.wrappers import family_wrappers
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import PreTrainedModel
+
+    from edgellm_core.contract import ModelFamily
+
+EXAMPLE_BATCH: Final = 3
+EXAMPLE_SEQ: Final = 7
+EXAMPLE_PAST: Final = 5
+"""Sizes of the example inputs: different from one another and from 0 and 1, which ``torch.export`` specialises on."""
+
+_LONGEST: Final = 4096
+"""Upper bound of the symbolic lengths; it stays out of the graph and only keeps slices of position tables legal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedProgram:
+    """What ``torch.export`` returned, and the names that its inputs and outputs get.
+
+    Attributes:
+        program: the exported program.
+        input_names: one name per user input, in order.
+        output_names: one name per output, in order.
+        calls: operators that the forward emitted, by operator and layer.
+    """
+
+    program: ExportedProgram
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    recorder: operators.Recorder
+
+
+class DecoderForward(nn.Module):
+    """The forward of a decoder with its cache as plain tensors."""
+
+    def __init__(self, model: PreTrainedModel, family: ModelFamily, states: Sequence[KVState], depth: int) -> None:
+        super().__init__()
+        self.model = model
+        self.recorder = operators.Recorder()
+        self._family = family
+        self._states = tuple(states)
+        self._depth = depth
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        """Run the model.
+
+        Args:
+            input_ids: int64 ``[batch, seq]``.
+            attention_mask: int64 ``[batch, past + seq]``.
+            position_ids: int64 ``[batch, seq]``.
+            past: past key and value of each layer with a cache, ``[batch, kv_heads, past, head_dim]``.
+
+        Returns:
+            Logits ``[batch, seq, vocab]``, then present key and value of each layer.
+        """
+        length = past[0].shape[2] + input_ids.shape[1]
+        with operators.recording(self.recorder):
+            valid = operators.full_length(attention_mask, length)
+            context = TraceContext(family=self._family, valid=valid, input_ids=input_ids)
+            cache = traced_cache(self._states, past, self._depth)
+            keywords: dict[str, Any] = {"position_ids": position_ids} if self._takes_positions else {}
+            with recorded_attention(context), _counted_linears(self.recorder):
+                output = self.model(
+                    input_ids=input_ids, attention_mask=valid, past_key_values=cache, use_cache=True, **keywords
+                )
+        present: list[torch.Tensor] = []
+        for state in self._states:
+            layer: Any = cache.layers[state.layer]
+            present += [layer.keys, layer.values]
+        return (output.logits, *present)
+
+
+@contextlib.contextmanager
+def _counted_linears(recorder: operators.Recorder) -> Iterator[None]:
+    def count(module: nn.Module, _arguments: object) -> None:
+        if isinstance(module, nn.Linear):
+            recorder.count("Linear")
+
+    handle = nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def marked_layers(model: nn.Module, stack: LayerStack | None) -> Iterator[None]:
+    """Mark the hidden states that enter and leave each traced decoder layer in the body."""
+    if stack is None:
+        yield
+        return
+    layers: Any = model.get_submodule(stack.path)
+    with contextlib.ExitStack() as undo:
+        for index, layer in zip(stack.traced, layers, strict=True):
+            layer.forward = _marked(layer.forward, index)
+            undo.callback(layer.__dict__.pop, "forward")
+        yield
+
+
+def _marked(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
+    def run(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = forward(operators.layer_input(hidden_states, index), *args, **kwargs)
+        if isinstance(result, tuple):
+            return (operators.layer_output(result[0], index), *result[1:])
+        return operators.layer_output(result, index)
+
+    return run
+
+
+@contextlib.contextmanager
+def semantic_operators(model: PreTrainedModel, family: ModelFamily, stack: LayerStack | None) -> Iterator[None]:
+    """Record norms, rotations, the family's wrappers and layer marks in the body; the model is restored after it."""
+    with (
+        restored_modules(model),
+        recorded_norms(model),
+        recorded_rotations(model),
+        family_wrappers(model, family),
+        marked_layers(model, stack),
+    ):
+        yield
+
+
+def export_program(
+    model: PreTrainedModel,
+    family: ModelFamily,
+    stack: LayerStack | None,
+    states: Sequence[KVState],
+    mode: FakeTensorMode,
+) -> TracedProgram:
+    """Trace the model once with dynamic batch, sequence and past.
+
+    Raises:
+        UntraceableModelError: ``torch.export`` can't follow the model.
+    """
+    depth = len(stack.kind_of) if stack else int(model.config.get_text_config().num_hidden_layers)
+    forward = DecoderForward(model, family, states, depth).eval()
+    dtype = next(model.parameters()).dtype
+    with mode:
+        ids = torch.zeros(EXAMPLE_BATCH, EXAMPLE_SEQ, dtype=torch.long)
+        mask = torch.ones(EXAMPLE_BATCH, EXAMPLE_PAST + EXAMPLE_SEQ, dtype=torch.long)
+        past = [
+            torch.zeros(EXAMPLE_BATCH, heads, EXAMPLE_PAST, width, dtype=dtype)
+            for state in states
+            for heads, width in (state.key, state.value)
+        ]
+    try:
+        with torch.no_grad(), semantic_operators(model, family, stack):
+            program = torch.export.export(
+                forward,
+                (ids, mask, ids.clone(), past),
+                dynamic_shapes=_dynamic_shapes(model, len(past)),
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    except (RuntimeError, torch._dynamo.exc.TorchDynamoException, NotImplementedError) as error:  # noqa: SLF001
+        reason = f"torch.export stopped with {type(error).__name__}: {_first_line(error)}"
+        raise UntraceableModelError(type(model).__name__, reason) from error
+    names = [f"{state.layer}.{part}" for state in states for part in ("key", "value")]
+    return TracedProgram(
+        program=program,
+        input_names=("input_ids", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in names)),
+        output_names=("logits", *(f"present.{name}" for name in names)),
+        recorder=forward.recorder,
+    )
+
+
+def _dynamic_shapes(model: PreTrainedModel, states: int) -> tuple[Any, ...]:
+    positions = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2 * _LONGEST)
+    longest = max(min(positions // 2 - 1, _LONGEST), 16)
+    batch, seq = Dim("batch", min=1, max=64), Dim("seq", min=1, max=longest - 2)
+    past, total = Dim("past", min=0, max=longest), Dim("total", min=1, max=2 * longest)
+    return ({0: batch, 1: seq}, {0: batch, 1: total}, {0: batch, 1: seq}, [{0: batch, 2: past}] * states)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")[:300]

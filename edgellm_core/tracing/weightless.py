@@ -1,0 +1,121 @@
+"""A transformers model without weights: parameters are fake tensors, buffers (RoPE frequencies) are real.
+
+Parameters on the meta device would do for most models, but constants that are lifted from meta tensors lose their
+values (index lists, scaled frequencies); fake tensors on the CPU keep them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from edgellm_core.tracing.errors import UnsupportedArchitectureError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def new_fake_mode() -> FakeTensorMode:
+    """Return the mode in which the weightless parameters live; ``torch.export`` takes it over."""
+    return FakeTensorMode(
+        shape_env=ShapeEnv(tracked_fakes=[]),  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        allow_non_fake_inputs=True,
+        export=True,
+    )
+
+
+def causal_lm_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return transformers' causal language model class for a config.
+
+    Raises:
+        UnsupportedArchitectureError: there is none.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    try:
+        found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except KeyError:
+        reason = "transformers has no decoder-only causal language model for it"
+        raise UnsupportedArchitectureError(config.model_type, config.architectures, reason, ()) from None
+    chosen: type[PreTrainedModel] = found[0] if isinstance(found, (list, tuple)) else found
+    return chosen
+
+
+def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model with all parameters on the meta device and all buffers computed.
+
+    Attention runs through transformers' ``sdpa`` slot where the class allows that, so that tracing can take it over.
+
+    Args:
+        config: transformers config; not changed.
+        dtype: element type of the parameters.
+    """
+    from transformers.initialization import no_init_weights
+
+    model_class = causal_lm_class(config)
+    with _parameters_on_meta(), no_init_weights():
+        model: PreTrainedModel = model_class._from_config(  # noqa: SLF001  # what AutoModel calls itself
+            config, dtype=dtype, attn_implementation="eager"
+        )
+    model.tie_weights()  # left out by no_init_weights (transformers 5.23)
+    model.eval()
+    if model_class._can_set_attn_implementation():  # noqa: SLF001  # no public query exists (transformers 5.23)
+        for module in model.modules():
+            module_config = getattr(module, "config", None)
+            if hasattr(module_config, "_attn_implementation_internal"):
+                module_config._attn_implementation_internal = "sdpa"  # noqa: SLF001
+    return model
+
+
+def give_fake_parameters(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace every meta parameter by a fake CPU tensor of the mode; shared parameters stay shared."""
+    made: dict[int, nn.Parameter] = {}
+    with mode:
+        for module in model.modules():
+            for name, parameter in list(module._parameters.items()):  # noqa: SLF001  # setattr would re-register
+                if parameter is None:
+                    continue
+                if id(parameter) not in made:
+                    fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    made[id(parameter)] = nn.Parameter(fake, requires_grad=False)
+                module._parameters[name] = made[id(parameter)]  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def restored_modules(model: nn.Module) -> Iterator[None]:
+    """Undo every attribute and buffer that the body changes on the model's modules.
+
+    Some RoPE variants store what they computed on themselves, which would leave fake tensors behind.
+    """
+    saved = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in saved:
+            for name in [name for name in module.__dict__ if name not in attributes]:
+                del module.__dict__[name]
+            module.__dict__.update(attributes)
+            module._buffers.clear()  # noqa: SLF001
+            module._buffers.update(buffers)  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    original: Callable[[nn.Module, str, nn.Parameter | None], None] = nn.Module.register_parameter
+
+    def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        original(self, name, param)
+        if param is not None and param.device.type != "meta":
+            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=False)  # noqa: SLF001
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = original  # type: ignore[method-assign]

@@ -1,0 +1,79 @@
+"""A family's layer wrappers: applied by class name, and probed on random numbers where that is possible."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from edgellm_core.tracing.errors import WrongWrapperError
+
+if TYPE_CHECKING:
+    from edgellm_core.contract import ModelFamily, ModuleForward
+
+_PROBE_TOLERANCE = 1e-4
+_PROBE_LIMIT = 1 << 24
+"""Elements of the largest module that is probed; above it the parity gate alone judges."""
+
+
+def wrapper_error(module: nn.Module, forward: ModuleForward) -> float | None:
+    """Return the relative error of a wrapper on random numbers, or None if the module can't be called alone.
+
+    Args:
+        module: the module whose forward is replaced.
+        forward: the replacement, called as ``forward(module, x)``.
+    """
+    parameters = dict(module.named_parameters())
+    width = next((int(p.shape[-1]) for p in parameters.values()), 0)
+    if not width or sum(p.numel() for p in parameters.values()) > _PROBE_LIMIT:
+        return None
+    with _disable_current_modes(), torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 3, width, generator=generator)
+        values = {name: torch.randn(tuple(p.shape), generator=generator) * 0.1 for name, p in parameters.items()}
+        try:
+            expected = torch.func.functional_call(module, values, (x,))
+            if not isinstance(expected, torch.Tensor):
+                return None
+        except (TypeError, RuntimeError, ValueError):  # needs more than one hidden state; the parity gate judges it
+            return None
+        with _forward_replaced(module, forward):
+            result = torch.func.functional_call(module, values, (x,))
+        return float((result - expected).abs().max() / expected.abs().max().clamp_min(1e-9))
+
+
+@contextlib.contextmanager
+def _forward_replaced(module: nn.Module, forward: ModuleForward) -> Iterator[None]:
+    module.forward = functools.partial(forward, module)
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+@contextlib.contextmanager
+def family_wrappers(model: nn.Module, family: ModelFamily) -> Iterator[None]:
+    """Replace forwards as the family says in the body.
+
+    Raises:
+        WrongWrapperError: a wrapper does not equal the module that it replaces on random numbers.
+    """
+    wrappers = family.module_forwards()
+    probed: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            name = type(module).__name__
+            if name not in wrappers:
+                continue
+            if name not in probed:
+                probed.add(name)
+                error = wrapper_error(module, wrappers[name])
+                if error is not None and not error < _PROBE_TOLERANCE:
+                    raise WrongWrapperError(family.name, name, error)
+            stack.enter_context(_forward_replaced(module, wrappers[name]))
+        yield
