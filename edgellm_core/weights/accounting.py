@@ -1,0 +1,153 @@
+"""Strict accounting: every parameter gets a tensor, and every tensor of the checkpoint is used or ignored by name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
+
+from edgellm_core.weights.cast import can_cast
+from edgellm_core.weights.errors import (
+    SHOWN,
+    MissingTensorsError,
+    ShapeMismatchError,
+    UnexpectedTensorsError,
+    UnsupportedCastError,
+)
+from edgellm_core.weights.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from edgellm_core.checkpoint.tensors import TensorIndex
+
+NONE_TIED: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class ParameterSpec(Protocol):
+    """Element type (safetensors' spelling) and shape of a parameter of the graph."""
+
+    @property
+    def element_type(self) -> str:
+        """For example ``F16``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions; ``()`` for a scalar."""
+
+
+def account(
+    parameters: Mapping[str, ParameterSpec],
+    tensors: TensorIndex,
+    *,
+    tied: Mapping[str, str] = NONE_TIED,
+    ignored: Sequence[str] = (),
+) -> list[Recipe]:
+    """Return how each parameter is made from the checkpoint, in the order in which the tensors lie on disk.
+
+    A checkpoint that was saved from the model without its head (``layers.0…`` where the model says
+    ``model.layers.0…``) is accepted when one prefix makes all of its names fit. Of a group of tied tensors any member
+    will do, and all members that the checkpoint holds count as used.
+
+    Args:
+        parameters: the graph's parameters by their name in the transformers model.
+        tensors: all tensors of the checkpoint.
+        tied: name of a parameter → name of the one whose storage it shares.
+        ignored: regular expressions (full match) of tensors that the graph does not need.
+
+    Raises:
+        MissingTensorsError: a parameter has no tensor.
+        UnexpectedTensorsError: a tensor is neither used nor ignored.
+        ShapeMismatchError: a tensor has another shape than its parameter.
+        UnsupportedCastError: a tensor's element type can't become its parameter's.
+    """
+    needless = _full_match(ignored)
+    groups = _tied_groups(tied)
+    prefix = _common_prefix(tensors, {*parameters, *groups}, needless)
+    stored = {prefix + name: name for name in tensors}
+    sources: dict[str, str] = {}
+    used: set[str] = set()
+    for name in parameters:
+        members = [name, *groups.get(name, ())]
+        present = [stored[member] for member in members if member in stored]
+        if present:
+            sources[name] = present[0]
+            used.update(present)
+    unexpected = [
+        found
+        for name, found in stored.items()
+        if found not in used and not (needless.fullmatch(found) or needless.fullmatch(name))
+    ]
+    _refuse_missing([name for name in parameters if name not in sources], unexpected)
+    if unexpected:
+        raise UnexpectedTensorsError(sorted(unexpected))
+    _refuse_other_shapes(parameters, sources, tensors)
+    return _recipes(parameters, sources, tensors)
+
+
+def _full_match(patterns: Iterable[str]) -> re.Pattern[str]:
+    joined = "|".join(f"(?:{pattern})" for pattern in patterns)
+    return re.compile(joined or r"(?!)")  # (?!) matches nothing
+
+
+def _tied_groups(tied: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return each name of a group → the names of the whole group, the canonical one first."""
+    groups: dict[str, list[str]] = {}
+    for alias, canonical in tied.items():
+        members = groups.setdefault(canonical, [canonical])
+        members.append(alias)
+        groups[alias] = members
+    return groups
+
+
+def _common_prefix(tensors: TensorIndex, wanted: set[str], needless: re.Pattern[str]) -> str:
+    """Return what must stand before all names of the checkpoint to make them the model's; mostly nothing."""
+    names = [name for name in tensors if not needless.fullmatch(name)]
+    if not names or any(name in wanted for name in names):
+        return ""
+    candidates = {name.removesuffix(names[0]) for name in wanted if name.endswith("." + names[0])}
+    for prefix in sorted(candidates):
+        if all(prefix + name in wanted or needless.fullmatch(prefix + name) for name in names):
+            return prefix
+    return ""
+
+
+def _refuse_missing(missing: Sequence[str], unused: Sequence[str]) -> None:
+    if not missing:
+        return
+    nearest = {}
+    for name in missing[:SHOWN]:
+        close = difflib.get_close_matches(name, unused, n=1, cutoff=0.8)
+        if close:
+            nearest[name] = close[0]
+    raise MissingTensorsError(missing, nearest)
+
+
+def _refuse_other_shapes(
+    parameters: Mapping[str, ParameterSpec], sources: Mapping[str, str], tensors: TensorIndex
+) -> None:
+    mismatches = [
+        (source, tensors[source].shape, parameters[name].shape)
+        for name, source in sources.items()
+        if tuple(tensors[source].shape) != tuple(parameters[name].shape)
+    ]
+    if mismatches:
+        raise ShapeMismatchError(mismatches)
+
+
+def _recipes(parameters: Mapping[str, ParameterSpec], sources: Mapping[str, str], tensors: TensorIndex) -> list[Recipe]:
+    recipes = []
+    for name, source in sources.items():
+        element_type = parameters[name].element_type
+        if not can_cast(tensors[source].element_type, element_type):
+            raise UnsupportedCastError(source, tensors[source].element_type, element_type)
+        shape = tuple(parameters[name].shape)
+        recipes.append(Recipe(name=name, element_type=element_type, shape=shape, sources=(source,)))
+
+    def position(recipe: Recipe) -> tuple[str, int]:
+        entry = tensors[recipe.sources[0]]
+        return str(entry.file), entry.offset
+
+    # Reading front to back lets the disk read ahead.
+    return sorted(recipes, key=position)

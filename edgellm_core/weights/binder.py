@@ -1,0 +1,228 @@
+"""Streams weights from the checkpoint into the graph's data file, one chunk at a time, each through its recipe."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edgellm_core.settings import ELEMENT_BYTES
+from edgellm_core.weights.cast import BITS, as_float, can_cast, find_cast, first_non_finite, one_torch_thread
+from edgellm_core.weights.errors import (
+    NonFiniteWeightError,
+    RecipeMismatchError,
+    UnsupportedCastError,
+    WeightOverflowError,
+)
+from edgellm_core.weights.reader import Bytes, RowMajorStream, SourceFiles, TensorStream, TransposedStream
+from edgellm_core.weights.sink import DigestedFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
+    from edgellm_core.events import Reporter
+    from edgellm_core.weights.recipe import Recipe
+
+ALIGNMENT: Final = 4096
+"""Offsets are multiples of a page, so that runtimes can map each tensor (ONNX, ``TensorProto.external_data``)."""
+
+CHUNK_BYTES: Final = 4 << 20
+"""Bytes read or written at a time."""
+
+BLOCK_CHUNKS: Final = 16
+"""Chunks that a block of columns of a transposed tensor may take."""
+
+PROGRESS_SECONDS: Final = 0.2
+"""Least time between two progress reports."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """Where one initializer lies in the data file, in bytes."""
+
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Where all initializers lie.
+
+    Attributes:
+        slots: slot of each initializer by name.
+        total: size of the data file in bytes.
+    """
+
+    slots: Mapping[str, Slot]
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BindResult:
+    """What was written.
+
+    Attributes:
+        nbytes: size of the data file.
+        sha256: digest of the data file in hexadecimal digits.
+        seconds: wall-clock time.
+        layout: where the initializers lie.
+    """
+
+    nbytes: int
+    sha256: str
+    seconds: float
+    layout: Layout
+
+
+def plan_layout(recipes: Sequence[Recipe]) -> Layout:
+    """Place initializers one after the other, each at a multiple of ``ALIGNMENT``."""
+    slots: dict[str, Slot] = {}
+    end = 0
+    for recipe in recipes:
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        slots[recipe.name] = Slot(offset=offset, nbytes=recipe.nbytes)
+        end = offset + recipe.nbytes
+    return Layout(slots=slots, total=end)
+
+
+def bind(
+    recipes: Sequence[Recipe],
+    tensors: TensorIndex,
+    path: Path,
+    *,
+    report: Reporter,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> BindResult:
+    """Write the data file of all initializers, in constant memory whatever its size.
+
+    Args:
+        recipes: how each initializer is made.
+        tensors: the checkpoint.
+        path: file to write; removed again on any error.
+        report: receives bytes written so far and in all.
+        chunk_bytes: bytes read or written at a time; at least 8.
+
+    Raises:
+        NonFiniteWeightError: a weight is NaN or infinite.
+        WeightOverflowError: a weight is too large for its new element type.
+        TruncatedTensorError: a file of the checkpoint is too short.
+        UnreadableFileError: a file of the checkpoint can't be read.
+        WeightsNotWrittenError: the data file can't be written.
+        RecipeMismatchError: sources don't add up to the shape of an initializer.
+        UnsupportedCastError: the element type of a source can't become that of the initializer.
+    """
+    started = time.perf_counter()
+    for recipe in recipes:
+        _check_recipe(recipe, tensors)
+    layout = plan_layout(recipes)
+    tell = _rate_limited(report, layout.total)
+    with (
+        SourceFiles() as files,
+        one_torch_thread(),
+        DigestedFile(path, layout.total, chunk_bytes=chunk_bytes) as sink,
+    ):
+        for recipe in recipes:
+            sink.pad_to(layout.slots[recipe.name].offset)
+            for name in recipe.sources:
+                _copy_tensor(recipe, tensors[name], files, sink, chunk_bytes, tell)
+        digest = sink.finish()
+    report.progress(layout.total, layout.total)
+    seconds = time.perf_counter() - started
+    return BindResult(nbytes=layout.total, sha256=digest, seconds=seconds, layout=layout)
+
+
+def _check_recipe(recipe: Recipe, tensors: TensorIndex) -> None:
+    entries = [tensors[name] for name in recipe.sources]
+    for entry in entries:
+        if not can_cast(entry.element_type, recipe.element_type):
+            raise UnsupportedCastError(entry.name, entry.element_type, recipe.element_type)
+    shapes = [entry.shape[::-1] if recipe.transpose else entry.shape for entry in entries]
+    made = shapes[0] if len(shapes) == 1 else (sum(shape[0] for shape in shapes if shape), *shapes[0][1:])
+    trailing_agree = all(shape[1:] == shapes[0][1:] for shape in shapes)
+    two_dimensional = all(len(shape) == 2 for shape in shapes)
+    if made != recipe.shape or not trailing_agree or (recipe.transpose and not two_dimensional):
+        raise RecipeMismatchError(recipe.name, recipe.shape, [(entry.name, entry.shape) for entry in entries])
+
+
+def _rate_limited(report: Reporter, total: int) -> Callable[[int], None]:
+    latest = time.perf_counter()
+
+    def tell(completed: int) -> None:
+        nonlocal latest
+        now = time.perf_counter()
+        if now - latest >= PROGRESS_SECONDS:
+            latest = now
+            report.progress(completed, total)
+
+    return tell
+
+
+def _copy_tensor(
+    recipe: Recipe,
+    entry: TensorEntry,
+    files: SourceFiles,
+    sink: DigestedFile,
+    chunk_bytes: int,
+    tell: Callable[[int], None],
+) -> None:
+    """Stream one source into the data file."""
+    stream: TensorStream
+    if recipe.transpose:
+        stream = TransposedStream(files, entry, block_bytes=BLOCK_CHUNKS * chunk_bytes)
+    else:
+        stream = RowMajorStream(files, entry)
+    source_size, target_size = ELEMENT_BYTES[entry.element_type], ELEMENT_BYTES[recipe.element_type]
+    same = entry.element_type == recipe.element_type
+    scratch = np.empty(0 if same else chunk_bytes, np.uint8)
+    elements = math.prod(entry.shape)
+    step = chunk_bytes // max(source_size, target_size)
+    for start in range(0, elements, step):
+        count = min(step, elements - start)
+        target = sink.buffer()[: count * target_size]
+        source = target if same else scratch[: count * source_size]
+        stream.read_into(source)
+        _convert(recipe, entry, source, target, start)
+        sink.commit(target.size)
+        tell(sink.position)
+
+
+def _convert(recipe: Recipe, entry: TensorEntry, source: Bytes, target: Bytes, start: int) -> None:
+    """Cast one chunk and refuse values that are not finite, before or after.
+
+    Args:
+        recipe: recipe of the initializer.
+        entry: the tensor that the chunk is of.
+        source: bytes read.
+        target: where the cast goes; ``source`` itself where both element types are the same.
+        start: index of the chunk's first element in the order of writing.
+    """
+    if entry.element_type not in BITS:
+        return
+    values = source.view(BITS[entry.element_type])
+    index = first_non_finite(values, entry.element_type)
+    if index is not None:
+        value = as_float(int(values[index]), entry.element_type)
+        raise NonFiniteWeightError(entry.name, _index_in_file(recipe, entry, start + index), value, entry.file)
+    if source is target:
+        return
+    made = target.view(BITS[recipe.element_type])
+    find_cast(entry.element_type, recipe.element_type)(values, made)
+    index = first_non_finite(made, recipe.element_type)
+    if index is not None:
+        value = as_float(int(values[index]), entry.element_type)
+        position = _index_in_file(recipe, entry, start + index)
+        raise WeightOverflowError(entry.name, position, value, recipe.element_type)
+
+
+def _index_in_file(recipe: Recipe, entry: TensorEntry, index: int) -> int:
+    """Return the flat index in the checkpoint's tensor of the element that is written as number ``index``."""
+    if not recipe.transpose:
+        return index
+    rows, columns = entry.shape
+    column, row = divmod(index, rows)
+    return row * columns + column
