@@ -1,0 +1,85 @@
+"""What can go wrong between a graph and an engine, one class per cause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgellm_core.errors import EdgellmError, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class MissingBackendError(UserError):
+    """The package of a requested backend can't be used."""
+
+    def __init__(self, backend: str, extra: str, reason: str = "") -> None:
+        """Build ``--engine tensorrt-rtx needs the package …``."""
+        found = f"importing it failed ({reason})" if reason else "it is not installed"
+        super().__init__(
+            f"--engine {backend} needs the package {backend}, and {found}. "
+            f'Run: pip install "edgellm[{extra}]", or use --engine none.'
+        )
+
+
+class NoGpuError(UserError):
+    """The backend builds on the GPU that will run the engine, and there is none."""
+
+    def __init__(self, backend: str) -> None:
+        """Build ``--engine tensorrt builds on an NVIDIA GPU, and none is visible.``."""
+        super().__init__(
+            f"--engine {backend} builds on the GPU that will run the engine, and no NVIDIA GPU is visible. "
+            "Use --engine tensorrt-rtx, which needs none, or build on the device."
+        )
+
+
+class OtherGpuError(UserError):
+    """The backend can only build for the GPU that is there."""
+
+    def __init__(self, backend: str, requested: int, found: int) -> None:
+        """Build ``--engine tensorrt builds for the GPU that is there (SM 89); got --sm 120.``."""
+        super().__init__(
+            f"--engine {backend} builds for the GPU that is there (SM {found}); got --sm {requested}. "
+            "Leave --sm out, build on the other device, or use --engine tensorrt-rtx."
+        )
+
+
+class GraphParseError(EdgellmError):
+    """The ONNX parser refused the graph."""
+
+    resumable = True
+
+    def __init__(self, path: Path, *, backend: str, node: str, operator: str, reason: str) -> None:
+        """Build ``tensorrt-rtx can't take node '/Foo' (Foo) of model.onnx: <reason>``."""
+        where = f"node {node!r} ({operator})" if node or operator else "the graph"
+        super().__init__(
+            f"{backend} can't take {where} of {path.name}: {reason}. "
+            "Build without it (--engine none) or report the operator."
+        )
+
+
+class UnexpectedGraphInputError(EdgellmError):
+    """An input of the graph has no range in an optimization profile."""
+
+    resumable = True
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        """Build ``Graph input 'x' [-1, 3] is none of …``."""
+        super().__init__(
+            f"Graph input {name!r} with shape {list(shape)} (-1 is dynamic) is no input of target 'onnx', so its "
+            "range is unknown. Use --engine none, or name it input_ids, attention_mask, position_ids, "
+            "past_key_values.* or past_state.*."
+        )
+
+
+class EngineBuildError(EdgellmError):
+    """The builder gave up on a graph that it had parsed."""
+
+    resumable = True
+
+    def __init__(self, path: Path, *, backend: str, reason: str) -> None:
+        """Build ``tensorrt-rtx could not build an engine from model.onnx: <reason>``."""
+        super().__init__(
+            f"{backend} could not build an engine from {path.name}: {reason}. "
+            "Try another --sm, smaller --max-batch-size, --max-input-len or --max-seq-len, or --engine none."
+        )
