@@ -1,1 +1,13 @@
-"""Family."""
+"""Plugin of the Llama family."""
+
+from __future__ import annotations
+
+from edgellm_plugins.llama.family import LlamaFamily
+
+from edgellm_core.hookspecs import hookimpl
+
+
+@hookimpl
+def edgellm_register_families() -> list[type[LlamaFamily]]:
+    """Register the family."""
+    return [LlamaFamily]

@@ -1,1 +1,13 @@
-"""Family."""
+"""Plugin of the Qwen2 family."""
+
+from __future__ import annotations
+
+from edgellm_plugins.qwen2.family import Qwen2Family
+
+from edgellm_core.hookspecs import hookimpl
+
+
+@hookimpl
+def edgellm_register_families() -> list[type[Qwen2Family]]:
+    """Register the family."""
+    return [Qwen2Family]

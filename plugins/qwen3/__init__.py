@@ -1,1 +1,13 @@
-"""Family."""
+"""Plugin of the Qwen3 family."""
+
+from __future__ import annotations
+
+from edgellm_plugins.qwen3.family import Qwen3Family
+
+from edgellm_core.hookspecs import hookimpl
+
+
+@hookimpl
+def edgellm_register_families() -> list[type[Qwen3Family]]:
+    """Register the family."""
+    return [Qwen3Family]

@@ -1,0 +1,72 @@
+"""``edgellm models``: the registry of known checkpoints."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgellm_core.registry import RegistryEntry
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def models() -> None:
+    """List the models of the registry."""
+
+
+@models.command("list")
+@as_json_option
+def list_models(*, as_json: bool) -> None:
+    """Show every model that ``edgellm build NAME`` knows."""
+    from edgellm_core.registry import ModelRegistry
+
+    registry = ModelRegistry.load()
+    entries = {name: registry.get(name) for name in registry.names()}
+    if as_json:
+        click.echo(json.dumps([_entry_json(name, entry) for name, entry in entries.items()], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("name", "family", "hub", "verified", "untested", box=None, pad_edge=False)
+    for name, entry in entries.items():
+        cells = (name, entry.family, entry.hub, _precisions(entry, "verified"), _precisions(entry, "untested"))
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    Console().print(table)
+
+
+@models.command("show")
+@click.argument("name")
+@as_json_option
+def show_model(name: str, *, as_json: bool) -> None:
+    """Show one model: family, where its weights come from, and which precisions are verified."""
+    from edgellm_core.registry import ModelRegistry
+
+    entry = ModelRegistry.load().get(name)
+    fields = _entry_json(name, entry)
+    if as_json:
+        click.echo(json.dumps(fields, indent=2))
+        return
+    del fields["precisions"]
+    fields |= {status: _precisions(entry, status) or "none" for status in ("verified", "untested")}
+    for key, value in fields.items():
+        if value is not None:
+            click.echo(f"{key + ':':<14}{value}")
+
+
+def _entry_json(name: str, entry: RegistryEntry) -> dict[str, Any]:
+    """Return an entry as JSON types, with the file of its installed package under ``weights``."""
+    from edgellm_core.registry import package_weights
+
+    weights = package_weights(entry)
+    return {"name": name, **entry.model_dump(), "weights": None if weights is None else str(weights)}
+
+
+def _precisions(entry: RegistryEntry, status: str) -> str:
+    """Return the precisions of that status."""
+    return ", ".join(precision for precision, known in entry.precisions.items() if known.status == status)

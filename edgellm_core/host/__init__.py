@@ -1,0 +1,8 @@
+"""Finds, loads, isolates and asks plugins."""
+
+from __future__ import annotations
+
+from edgellm_core.host.plugin_host import PluginHost
+from edgellm_core.host.records import Claim, Origin, PluginRecord, Selection, Status, plugin_digest
+
+__all__ = ["Claim", "Origin", "PluginHost", "PluginRecord", "Selection", "Status", "plugin_digest"]
