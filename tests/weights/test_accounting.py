@@ -1,0 +1,145 @@
+"""Every parameter gets its tensor, every tensor is used or ignored, and what does not fit is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgellm_core.checkpoint.tensors import TensorEntry
+from edgellm_core.weights.accounting import account
+from edgellm_core.weights.errors import (
+    MissingTensorsError,
+    ShapeMismatchError,
+    UnexpectedTensorsError,
+    UnsupportedCastError,
+)
+
+EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+LAYERS = [f"model.layers.{layer}.{part}.weight" for layer in range(12) for part in ("mlp.up_proj", "self_attn.q_proj")]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    element_type: str = "F16"
+    shape: tuple[int, ...] = (8, 4)
+
+
+def parameters(*names, **kwargs):
+    return {name: Parameter(**kwargs) for name in names}
+
+
+def checkpoint(*names, element_type="BF16", shape=(8, 4), file="model.safetensors"):
+    return {
+        name: TensorEntry(
+            name=name, element_type=element_type, shape=shape, file=Path(file), offset=64 * number, nbytes=64
+        )
+        for number, name in enumerate(names)
+    }
+
+
+def sources(recipes):
+    return {recipe.name: recipe.sources for recipe in recipes}
+
+
+def test_each_parameter_is_made_from_its_tensor_in_the_order_on_disk():
+    recipes = account(parameters(NORM, *LAYERS, EMBEDDING), checkpoint(EMBEDDING, *LAYERS, NORM))
+    assert [recipe.name for recipe in recipes] == [EMBEDDING, *LAYERS, NORM]
+    assert all(recipe.sources == (recipe.name,) for recipe in recipes)
+    assert {(recipe.element_type, recipe.shape, recipe.transpose) for recipe in recipes} == {("F16", (8, 4), False)}
+
+
+@pytest.mark.parametrize(("stored", "source"), [
+    ([EMBEDDING], EMBEDDING), ([HEAD], HEAD), ([HEAD, EMBEDDING], EMBEDDING), ([EMBEDDING, HEAD], EMBEDDING),
+])  # fmt: skip
+@pytest.mark.parametrize("name", [EMBEDDING, HEAD])
+def test_any_member_of_a_tied_group_will_do(stored, source, name):
+    recipes = account(parameters(name, NORM), checkpoint(*stored, NORM), tied={HEAD: EMBEDDING})
+    assert sources(recipes)[name] == (name if name in stored else source,)
+
+
+def test_groups_of_three_are_one_group():
+    tied = {"decoder.weight": "shared.weight", "lm_head.weight": "shared.weight"}
+    recipes = account(parameters("shared.weight"), checkpoint("lm_head.weight", "decoder.weight"), tied=tied)
+    assert sources(recipes) == {"shared.weight": ("decoder.weight",)}
+
+
+def test_missing_parameter_names_the_nearest_tensor():
+    stored = checkpoint(*LAYERS, "model.norm.weights")
+    with pytest.raises(MissingTensorsError, match=r"lacks 1 .*'model.norm.weight' \(similar: 'model.norm.weights'\)"):
+        account(parameters(*LAYERS, NORM), stored)
+
+
+def test_many_missing_parameters_are_counted():
+    with pytest.raises(MissingTensorsError, match=r"lacks 24 tensor\(s\).*'model.layers.0.*, … \(24 in all\)"):
+        account(parameters(*LAYERS, NORM), checkpoint(NORM))
+
+
+def test_missing_tied_group_is_missing():
+    with pytest.raises(MissingTensorsError, match=r"lacks 1 .*'model.embed_tokens.weight'"):
+        account(parameters(EMBEDDING, NORM), checkpoint(NORM), tied={HEAD: EMBEDDING})
+
+
+def test_unexpected_tensor_is_named():
+    with pytest.raises(UnexpectedTensorsError, match=r"1 tensor\(s\) that the model does not use: 'lm_head.weight'\."):
+        account(parameters(*LAYERS), checkpoint(*LAYERS, HEAD))
+
+
+def test_ignored_tensors_need_a_full_match():
+    stored = checkpoint(*LAYERS, "model.layers.0.self_attn.rotary_emb.inv_freq")
+    account(parameters(*LAYERS), stored, ignored=(r"unrelated", r".*\.rotary_emb\.inv_freq"))
+    with pytest.raises(UnexpectedTensorsError, match="inv_freq"):
+        account(parameters(*LAYERS), stored, ignored=(r".*\.rotary_emb", "inv_freq|a"))
+
+
+def test_ignored_tensor_is_used_where_the_graph_needs_it():
+    assert sources(account(parameters(NORM), checkpoint(NORM), ignored=(".*",))) == {NORM: (NORM,)}
+
+
+@pytest.mark.parametrize("stored", [(8, 5), (4, 8), (32,), ()])
+def test_other_shape_is_refused(stored):
+    tensors = {**checkpoint(*LAYERS), **checkpoint(NORM, shape=stored)}
+    match = rf"1 tensor.*'model.norm.weight' has \[{', '.join(map(str, stored))}\], not \[8, 4\]"
+    with pytest.raises(ShapeMismatchError, match=match):
+        account(parameters(*LAYERS, NORM), tensors)
+
+
+@pytest.mark.parametrize("element_type", ["F8_E4M3", "I8", "U8"])
+def test_element_type_that_can_not_be_cast_is_refused(element_type):
+    match = rf"'{NORM}' has element type {element_type}, which can't be turned into F16"
+    with pytest.raises(UnsupportedCastError, match=match):
+        account(parameters(NORM), checkpoint(NORM, element_type=element_type))
+
+
+def test_checkpoint_without_the_models_prefix_is_accepted():
+    names = [name.removeprefix("model.") for name in (*LAYERS, EMBEDDING, NORM)]
+    stored = checkpoint(*names, "layers.0.rotary_emb.inv_freq")
+    recipes = account(
+        parameters(*LAYERS, EMBEDDING, NORM), stored, tied={HEAD: EMBEDDING}, ignored=(r".*\.rotary_emb\.inv_freq",)
+    )
+    assert sources(recipes) == {f"model.{name}": (name,) for name in names}
+
+
+def test_prefix_must_fit_all_names():
+    names = [name.removeprefix("model.") for name in LAYERS]
+    with pytest.raises(MissingTensorsError, match=r"lacks 24"):
+        account(parameters(*LAYERS), checkpoint(*names, "extra.weight"))
+
+
+def test_tensor_missing_from_a_checkpoint_without_prefix_is_named():
+    names = [name.removeprefix("model.") for name in LAYERS[1:]]
+    with pytest.raises(MissingTensorsError, match=rf"lacks 1 .*'{LAYERS[0]}'"):
+        account(parameters(*LAYERS), checkpoint(*names))
+
+
+@given(st.sets(st.sampled_from(LAYERS)), st.sets(st.sampled_from(LAYERS)))
+def test_accounts_only_for_equal_sets(needed, stored):
+    if needed == stored:
+        assert {recipe.name for recipe in account(parameters(*needed), checkpoint(*stored))} == needed
+        return
+    error = MissingTensorsError if needed - stored else UnexpectedTensorsError
+    with pytest.raises(error, match=str(len(needed - stored) or len(stored - needed))):
+        account(parameters(*needed), checkpoint(*stored))
