@@ -1,0 +1,93 @@
+"""``detect``: which family and plugin a model belongs to, why, and the verdict of preflight."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgellm_core.checkpoint.preflight import Summary, read_metadata, summarize
+from edgellm_core.host import PluginHost, Selection
+from edgellm_core.registry import ModelRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+GENERIC_FAMILY = "generic"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detection:
+    """What ``detect`` found out.
+
+    Attributes:
+        selection: family, plugin and reason.
+        nearest: families that are near when no plugin claims the model.
+        model_type: as config.json says; None where it does not.
+        architectures: as config.json says.
+        summary: sizes, estimates and what will not work.
+    """
+
+    selection: Selection
+    nearest: tuple[str, ...]
+    model_type: str | None
+    architectures: tuple[str, ...]
+    summary: Summary
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything in types of JSON."""
+        summary = asdict(self.summary)
+        return {
+            "source": {key: summary.pop(key) for key in ("kind", "id", "revision")},
+            "family": {
+                "name": self.selection.family.name,
+                "plugin": self.selection.plugin.name,
+                "origin": self.selection.plugin.origin,
+                "version": self.selection.plugin.version,
+                "reason": self.selection.reason,
+                "nearest": list(self.nearest),
+            },
+            "model_type": self.model_type,
+            "architectures": list(self.architectures),
+            **summary,
+        }
+
+
+def detect(
+    source: str,
+    *,
+    family: str | None = None,
+    plugin_paths: Sequence[Path] = (),
+    revision: str | None = None,
+    precision: str = "fp16",
+    registry: ModelRegistry | None = None,
+    host: PluginHost | None = None,
+) -> Detection:
+    """Say what a model is and what a build of it would take; reads no weights.
+
+    Args:
+        source: name in the registry, ``owner/name`` on the hub, a directory, or a ``.gguf`` file.
+        family: family to force.
+        plugin_paths: folders with plugins.
+        revision: branch, tag or commit of a hub repository.
+        precision: precision that the estimates are for.
+        registry: known models; by default the registry that ships with edgellm.
+        host: loaded plugins; by default they are loaded here.
+
+    Raises:
+        UserError: the source can't be found or read, or the family is unknown.
+    """
+    host = host or PluginHost.load(plugin_paths=plugin_paths)
+    metadata = read_metadata(source, registry=registry or ModelRegistry.load(), revision=revision)
+    config = metadata.config
+    selection = host.select(config, forced=family, directory=metadata.directory)
+    generic = selection.family.name == GENERIC_FAMILY
+    architectures = config.get("architectures")
+    model_type = config.get("model_type")
+    return Detection(
+        selection=selection,
+        nearest=tuple(host.nearest(config)) if generic else (),
+        model_type=model_type if isinstance(model_type, str) else None,
+        architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
+        summary=summarize(metadata, precision=precision, claimed=not generic),
+    )

@@ -1,0 +1,152 @@
+"""What can be wrong with a checkpoint: one class per cause, each says what was read and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgellm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CONVERT_REMEDY = (
+    "Load it once with transformers and write it with model.save_pretrained(DIR), which writes safetensors."
+)
+
+
+class NotACheckpointError(UserError):
+    """A path was given that does not hold a model."""
+
+    def __init__(self, path: Path, finding: str, remedy: str) -> None:
+        """Build ``<path> is not a model directory: <finding>. <remedy>``."""
+        super().__init__(f"'{path}' is not a model directory: {finding}. {remedy}")
+
+
+class PickleCheckpointError(UserError):
+    """The weights exist only as pickle files, which can run code when they are read."""
+
+    def __init__(self, source: str, files: Sequence[str]) -> None:
+        """Build the sentence from the source and its pickle files."""
+        shown = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
+        super().__init__(
+            f"{source!r} has its weights only as pickle files ({shown}), which edgellm never reads. {CONVERT_REMEDY}"
+        )
+
+
+class NoWeightsError(UserError):
+    """There is a config.json, but no weights in a form that is read."""
+
+    def __init__(self, source: str, found: Sequence[str]) -> None:
+        """Build the sentence from the source and the safetensors files with other names."""
+        finding = f"only {', '.join(found[:3])}" if found else "neither"
+        super().__init__(
+            f"{source!r} needs model.safetensors or model.safetensors.index.json; it has {finding}. "
+            "Copy the weights beside config.json under these names."
+        )
+
+
+class CorruptJsonError(UserError):
+    """A JSON file of a checkpoint does not parse, or holds something else than an object."""
+
+    def __init__(self, path: Path, problem: str, line: int | None = None, column: int | None = None) -> None:
+        """Build ``<path>, line 3, column 7: <problem>. …``."""
+        place = f", line {line}, column {column}" if line is not None else ""
+        super().__init__(f"'{path}'{place}: {problem}. Copy or download the file again.")
+
+
+class UnreadableFileError(UserError):
+    """The operating system refused to read a file or directory."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        """Build the sentence from the path and the system's reason."""
+        reason = error.strerror or type(error).__name__
+        super().__init__(f"Can't read '{path}': {reason}. Check the path and its permissions.")
+
+
+class TruncatedFileError(UserError):
+    """A file ends before the data that its header promises."""
+
+    def __init__(self, path: Path, *, expected: int, found: int) -> None:
+        """Build the sentence from the file and its sizes in bytes."""
+        super().__init__(
+            f"'{path}' is truncated: its header promises {expected} bytes, the file has {found}. "
+            "Copy or download it again."
+        )
+
+
+class CorruptSafetensorsError(UserError):
+    """A safetensors file breaks its format."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        """Build the sentence from the file and what is wrong in it."""
+        super().__init__(f"'{path}' is not a valid safetensors file: {problem}. Copy or download it again.")
+
+
+class MissingShardError(UserError):
+    """An index of shards names a file that is not there."""
+
+    def __init__(self, index: Path, missing: Sequence[str], shards: int) -> None:
+        """Build the sentence from the index, the missing files and the number of shards."""
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        super().__init__(
+            f"'{index}' names {shards} shards, and {len(missing)} of them are missing: {shown}. "
+            "Copy or download them into the same directory."
+        )
+
+
+class ShardIndexError(UserError):
+    """An index of shards and the shards disagree."""
+
+    def __init__(self, index: Path, problem: str) -> None:
+        """Build the sentence from the index and the disagreement."""
+        super().__init__(f"'{index}' disagrees with its shards: {problem}. Copy or download the checkpoint again.")
+
+
+class CorruptGgufError(UserError):
+    """A GGUF file breaks its format or can't be converted."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        """Build the sentence from the file and what is wrong in it."""
+        super().__init__(f"'{path}' is not a valid GGUF file: {problem}. Copy or download it again.")
+
+
+class GgufConversionError(UserError):
+    """A GGUF file is well-formed, but transformers can't turn it into a checkpoint."""
+
+    def __init__(self, path: Path, architecture: str, problem: str) -> None:
+        """Build the sentence from the file, its architecture and the reason."""
+        super().__init__(
+            f"transformers can't read '{path}' (GGUF architecture {architecture!r}): {problem}. "
+            "Use the model's safetensors checkpoint."
+        )
+
+
+class HubError(UserError):
+    """A hub repository can't be read."""
+
+    def __init__(self, repository: str, problem: str, remedy: str) -> None:
+        """Build ``Can't get <repository> from the hub: <problem>. <remedy>``."""
+        super().__init__(f"Can't get {repository!r} from the hub: {problem}. {remedy}")
+
+
+class DiskSpaceError(UserError):
+    """A file system has less free space than a step is about to write."""
+
+    resumable = True
+
+    def __init__(self, what: str, path: Path, *, needed: int, free: int) -> None:
+        """Build the sentence from what is to be written, where, and the bytes needed and free."""
+        super().__init__(
+            f"{what} needs {needed / 2**30:.1f} GiB on the file system of '{path}'; {free / 2**30:.1f} GiB are free. "
+            "Free some space, or choose another place with EDGELLM_CACHE or HF_HOME."
+        )
+
+
+class CacheWriteError(UserError):
+    """The cache directory can't be written."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        """Build the sentence from the path and the system's reason."""
+        reason = error.strerror or type(error).__name__
+        super().__init__(f"Can't write the cache '{path}': {reason}. Set EDGELLM_CACHE to a writable directory.")

@@ -1,0 +1,111 @@
+"""The one place that says how much memory and disk each stage takes, and how that was found out.
+
+P is the number of parameters and W = P * bytes of the precision. All figures are upper estimates, calibrated on
+SmolLM2-135M and on random checkpoints of up to 7.6 B parameters (docs/explanation/performance.md).
+
+==============  =====================================  =====================================================
+stage           peak memory                            written to disk
+==============  =====================================  =====================================================
+download        0.2 GiB                                the repository's files
+dequantize      0.9 GiB + 6 P (float32 + float16)      2 P
+trace, surgery  0.5 GiB (no weights)                   16 MiB
+bind            0.5 GiB (weights stream through)       W
+verify full     0.7 GiB + 4 P (float32 reference)      0, bf16: 4 P (its graph runs raised to float32)
+                + ONNX Runtime: W + 4 P
+verify layers   the same with P of 4 layers and of     0, bf16: 4 P of those layers
+                embedding and head
+engine          1 GiB + 2 W                            1.1 W
+==============  =====================================  =====================================================
+
+ONNX Runtime's CPU kernels compute in float32, so it holds fp16 weights and their float32 copies; the reference model
+is counted as present at the same time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from edgellm_core.settings import ELEMENT_BYTES, ELEMENT_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgellm_core.checkpoint.dimensions import Dimensions
+
+VERIFIED_LAYERS: Final = 4
+"""Layers that ``--verify layers`` is counted with."""
+
+_GIB: Final = 2**30
+_MIB: Final = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageEstimate:
+    """What one stage takes at most, in bytes.
+
+    Attributes:
+        stage: name of the stage; ``verify full`` and ``verify layers`` are alternatives.
+        ram: peak resident memory.
+        disk: bytes written and kept until the bundle is published.
+    """
+
+    stage: str
+    ram: int
+    disk: int
+
+
+def estimate_stages(
+    parameters: int,
+    dimensions: Dimensions,
+    *,
+    precision: str = "fp16",
+    download: int | None = None,
+    dequantize: bool = False,
+) -> tuple[StageEstimate, ...]:
+    """Return the estimate of every stage in order, by the table in this module's docstring.
+
+    Args:
+        parameters: elements of all tensors.
+        dimensions: sizes of the model, for the share of the layers.
+        precision: precision of the build.
+        download: bytes to download; None for a local source.
+        dequantize: whether a GGUF file is converted first.
+    """
+    weights = parameters * ELEMENT_BYTES[ELEMENT_TYPES[precision]]
+    stages = []
+    if download is not None:
+        stages.append(StageEstimate(stage="download", ram=_GIB // 5, disk=download))
+    if dequantize:
+        stages.append(StageEstimate(stage="dequantize", ram=_GIB * 9 // 10 + 6 * parameters, disk=2 * parameters))
+    part = _parameters_of_layers(parameters, dimensions)
+    stages += [
+        StageEstimate(stage="trace", ram=_GIB // 2, disk=16 * _MIB),
+        StageEstimate(stage="surgery", ram=_GIB // 2, disk=16 * _MIB),
+        StageEstimate(stage="bind", ram=_GIB // 2, disk=weights),
+        _verify("verify full", parameters, precision),
+        _verify("verify layers", part, precision),
+        StageEstimate(stage="engine", ram=_GIB + 2 * weights, disk=weights * 11 // 10),
+    ]
+    return tuple(stages)
+
+
+def stage(stages: Sequence[StageEstimate], name: str) -> StageEstimate:
+    """Return the estimate of the stage ``name``, which must be there."""
+    return next(item for item in stages if item.stage == name)
+
+
+def _verify(name: str, parameters: int, precision: str) -> StageEstimate:
+    """Estimate one way of verification over ``parameters`` elements."""
+    raised = 4 * parameters if precision == "bf16" else 0
+    weights = raised or parameters * ELEMENT_BYTES[ELEMENT_TYPES[precision]]
+    return StageEstimate(stage=name, ram=_GIB * 7 // 10 + 4 * parameters + weights + 4 * parameters, disk=raised)
+
+
+def _parameters_of_layers(parameters: int, dimensions: Dimensions) -> int:
+    """Return the elements of embedding, head and ``VERIFIED_LAYERS`` layers; all where the config is silent."""
+    layers, hidden, vocab = dimensions.layers, dimensions.hidden_size, dimensions.vocab_size
+    if not (layers and hidden and vocab):
+        return parameters
+    outside = min(parameters, hidden * vocab * (1 if dimensions.tied_embeddings else 2))
+    return outside + (parameters - outside) * min(VERIFIED_LAYERS, layers) // layers

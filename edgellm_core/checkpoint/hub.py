@@ -1,0 +1,253 @@
+"""Reads and downloads hub repositories: safetensors, JSON and tokenizer files only, pinned to one commit."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgellm_core.checkpoint.errors import DiskSpaceError, HubError
+from edgellm_core.checkpoint.json_files import read_json
+from edgellm_core.checkpoint.machine import free_disk
+from edgellm_core.checkpoint.shards import INDEX_FILE, SINGLE_FILE, check_shards, check_weight_files, parse_weight_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from edgellm_core.checkpoint.location import Location
+    from edgellm_core.events import Reporter
+
+FILE_PATTERNS: Final = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "vocab.txt", "merges.txt")
+"""Files beside the weights that are fetched, at the top of the repository only."""
+
+_PROGRESS_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repository:
+    """One commit of a hub repository.
+
+    Attributes:
+        id: ``owner/name``.
+        commit: the commit that the revision stands for.
+        files: bytes by file name.
+        location: what the user asked for.
+    """
+
+    id: str
+    commit: str
+    files: Mapping[str, int]
+    location: Location
+
+    def sidecars(self) -> list[str]:
+        """Return the files beside the weights that a build needs."""
+        return [
+            name
+            for name in self.files
+            if "/" not in name and any(fnmatch(name, pattern) for pattern in FILE_PATTERNS) and name != INDEX_FILE
+        ]
+
+
+def list_repository(location: Location) -> Repository:
+    """Ask the hub for the commit and files of a repository; nothing is downloaded.
+
+    Raises:
+        HubError: it is not there, not accessible, or the hub is not reachable.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_errors(location):
+        info = HfApi().model_info(location.id, revision=location.revision, files_metadata=True)
+    files = {item.rfilename: item.size or 0 for item in info.siblings or ()}
+    return Repository(id=location.id, commit=info.sha or "", files=files, location=location)
+
+
+def cached_snapshot(location: Location) -> Path | None:
+    """Return the directory of an earlier download of the same revision; None where there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        directory = Path(snapshot_download(location.id, revision=location.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    # detect fetches config.json alone, which leaves a snapshot without weights
+    return directory if (directory / SINGLE_FILE).exists() or (directory / INDEX_FILE).exists() else None
+
+
+def fetch_config(repository: Repository) -> dict[str, Any]:
+    """Download config.json and return its object.
+
+    Raises:
+        HubError: the repository has none.
+    """
+    if "config.json" not in repository.files:
+        raise HubError(repository.id, "it has no config.json", "Give a repository of a transformers model.")
+    return read_json(_fetch(repository, "config.json"))
+
+
+def fetch_tensor_metadata(repository: Repository) -> Iterator[Any]:
+    """Yield ``huggingface_hub.utils.TensorInfo`` of every tensor, read by range requests; no weights."""
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import SafetensorsParsingError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    with hub_errors(repository.location):
+        try:
+            metadata = get_safetensors_metadata(repository.id, revision=repository.commit)
+        except SafetensorsParsingError as error:
+            raise HubError(repository.id, "a safetensors header of it is damaged", "Tell its owner.") from error
+    for file in metadata.files_metadata.values():
+        yield from file.tensors.values()
+
+
+def weight_files(repository: Repository) -> list[str]:
+    """Return the names of the files that hold the weights; downloads the index of shards where there is one.
+
+    Raises:
+        PickleCheckpointError: the repository has pickle files only.
+        NoWeightsError: it has no weights under the names that transformers reads.
+        MissingShardError: its index names shards that it does not have.
+    """
+    names = set(repository.files)
+    check_weight_files(repository.id, names)
+    if SINGLE_FILE in names:
+        return [SINGLE_FILE]
+    index = _fetch(repository, INDEX_FILE)
+    weight_map = parse_weight_map(index, read_json(index))
+    check_shards(index, weight_map, names)
+    return sorted(set(weight_map.values()))
+
+
+def download(location: Location, report: Reporter) -> tuple[Path, str]:
+    """Download what a build needs and return its directory and commit.
+
+    Without network an earlier complete download of the same revision is used, and said.
+
+    Raises:
+        HubError: the repository is not there, not accessible, or the hub is not reachable.
+        DiskSpaceError: the files don't fit on the disk; nothing was downloaded.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        repository = list_repository(location)
+    except HubError as error:
+        directory = cached_snapshot(location)
+        if directory is None:
+            raise
+        report.note(f"{error} Using the copy that was downloaded before.")
+        return directory, directory.name
+    weights = weight_files(repository)
+    wanted = [*repository.sidecars(), *weights, *([] if SINGLE_FILE in weights else [INDEX_FILE])]
+    missing = missing_bytes(repository, wanted)
+    cache = hub_cache()
+    if missing > free_disk(cache):
+        what = f"Downloading {location.id!r}"
+        raise DiskSpaceError(what, cache, needed=missing, free=free_disk(cache))
+    if missing:
+        report.note(f"Downloading {missing / 1e9:.2f} GB of {location.id} at {repository.commit[:12]}.")
+    with hub_errors(location):
+        directory = Path(
+            snapshot_download(
+                location.id,
+                revision=repository.commit,
+                allow_patterns=wanted,
+                tqdm_class=_progress_class(report, missing),
+            )
+        )
+    return directory, repository.commit
+
+
+def missing_bytes(repository: Repository, names: list[str]) -> int:
+    """Return the bytes of the files that are not in the cache yet."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return sum(
+        repository.files[name]
+        for name in names
+        if not isinstance(try_to_load_from_cache(repository.id, name, revision=repository.commit), str)
+    )
+
+
+def hub_cache() -> Path:
+    """Return the directory that huggingface_hub downloads into."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+@contextmanager
+def hub_errors(location: Location) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a ``HubError`` of one or two sentences."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    # The base of all network errors is that of httpx or of httpx2, whichever this version of the hub client uses.
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    name = location.id
+    try:
+        yield
+    except GatedRepoError as error:
+        remedy = f"Accept its terms at https://huggingface.co/{name} and log in with `hf auth login`. {location.hint}"
+        raise HubError(name, "the repository is gated", remedy.strip()) from error
+    except RepositoryNotFoundError as error:
+        remedy = f"Check the spelling; for a private repository log in with `hf auth login`. {location.hint}"
+        raise HubError(name, "there is no such public repository", remedy.strip()) from error
+    except RevisionNotFoundError as error:
+        problem = f"it has no revision {location.revision!r}"
+        raise HubError(name, problem, "Give a branch, a tag or a full commit hash.") from error
+    except HFValidationError as error:
+        raise HubError(name, "it is not a valid repository id", "Write it as owner/name.") from error
+    except (LocalEntryNotFoundError, HTTPError, OSError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise HubError(name, "a file of it has disappeared", "Try again.") from error
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        remedy = f"Check the network and HF_ENDPOINT, or give a local directory. {location.hint}"
+        raise HubError(name, f"the hub does not answer ({cause[0].rstrip('. ')})", remedy.strip()) from error
+
+
+def _fetch(repository: Repository, name: str) -> Path:
+    """Download one file into the cache and return its path."""
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(repository.location):
+        return Path(hf_hub_download(repository.id, name, revision=repository.commit))
+
+
+def _progress_class(report: Reporter, total: int) -> type[Any]:
+    """Return a progress bar class that draws nothing and reports the bytes that it is told."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    last = time.monotonic()
+
+    class ReportingBar(tqdm):
+        """Counts one of the bars that ``snapshot_download`` keeps."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = True
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # not annotated
+            self.counts_bytes = kwargs.get("unit") == "B"
+            self.done = int(kwargs.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> None:
+            """Add ``n`` and report, at most twice a second."""
+            nonlocal last
+            self.done += int(n or 0)
+            now = time.monotonic()
+            if self.counts_bytes and now - last >= _PROGRESS_SECONDS:
+                last = now
+                report.progress(min(self.done, total), total, "bytes")
+
+    return ReportingBar

@@ -1,0 +1,162 @@
+"""Opens a model: wherever it comes from, the result is a directory of safetensors with an index of its tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from edgellm_core.checkpoint.json_files import read_config, read_json
+from edgellm_core.checkpoint.location import Location, SourceKind, locate
+from edgellm_core.checkpoint.shards import index_tensors, read_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from edgellm_core.checkpoint.safetensors_header import SafetensorsHeader
+    from edgellm_core.checkpoint.tensors import TensorIndex
+    from edgellm_core.events import Reporter
+    from edgellm_core.registry import ModelRegistry
+
+TOKENIZER_FILES: Final = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
+"""Files that a tokenizer is made of (``transformers.tokenization_utils_base``)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRecord:
+    """Where a checkpoint came from, for the bundle's manifest.
+
+    Attributes:
+        kind: how it was given.
+        id: hub repository, package, or the path as the user gave it.
+        revision: commit of the hub repository, or version of the package.
+        digest: sha256 that identifies the model. For a directory or the hub: over config.json, then, file by file in
+            the order of their names, name, size and header of each safetensors file (which holds names, types, shapes
+            and byte ranges, not the values). For GGUF and packages: over the file's bytes.
+    """
+
+    kind: SourceKind
+    id: str
+    revision: str | None
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A model on disk. Its weights were not read.
+
+    Attributes:
+        directory: config.json, safetensors and tokenizer files lie here.
+        source: where it came from.
+        config: contents of config.json.
+        tensors: every tensor by name.
+        headers: headers of the safetensors files.
+    """
+
+    directory: Path
+    source: SourceRecord
+    config: Mapping[str, Any]
+    tensors: TensorIndex
+    headers: Sequence[SafetensorsHeader]
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        """Contents of generation_config.json, else the token ids of config.json, as transformers derives them."""
+        path = self.directory / "generation_config.json"
+        if path.is_file():
+            return read_json(path)
+        keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return {key: self.config[key] for key in keys if self.config.get(key) is not None}
+
+    def tokenizer_files(self) -> tuple[Path, ...]:
+        """Return the files of the tokenizer and chat template that exist."""
+        return tuple(self.directory / name for name in TOKENIZER_FILES if (self.directory / name).is_file())
+
+    def fingerprint(self) -> str:
+        """Return a sha256 that changes with every file that a build reads, without reading weights.
+
+        Over config.json, generation_config.json and tokenizer files (bytes), and over name, size, modification time in
+        ns and header of each safetensors file.
+        """
+        digest = hashlib.sha256()
+        extras = [path for path in (self.directory / "generation_config.json",) if path.is_file()]
+        for path in (self.directory / "config.json", *extras, *self.tokenizer_files()):
+            _add(digest, path.name.encode(), path.read_bytes())
+        for header in self.headers:
+            status = header.file.stat()
+            _add(digest, header.file.name.encode(), f"{status.st_size} {status.st_mtime_ns}".encode(), header.raw)
+        return digest.hexdigest()
+
+
+def open_checkpoint(
+    source: str, *, registry: ModelRegistry, revision: str | None = None, report: Reporter
+) -> Checkpoint:
+    """Open a model, after downloading or dequantizing it where that is needed.
+
+    Args:
+        source: name in the registry, ``owner/name`` on the hub, a directory, or a ``.gguf`` file.
+        registry: the known models.
+        revision: branch, tag or commit of a hub repository.
+        report: told about downloads and conversions.
+
+    Raises:
+        UserError: the source can't be found or read, or is not a complete safetensors checkpoint; one class per cause
+            in ``edgellm_core.checkpoint.errors``.
+    """
+    location = locate(source, registry=registry, revision=revision)
+    if location.path is None:
+        from edgellm_core.checkpoint.hub import download
+
+        directory, commit = download(location, report)
+        return open_directory(directory, location, revision=commit)
+    if location.kind == "directory":
+        return open_directory(location.path, location)
+    from edgellm_core.checkpoint.gguf_conversion import converted_checkpoint, file_digest
+
+    digest = file_digest(location.path)
+    directory = converted_checkpoint(location.path, digest, report)
+    return open_directory(directory, location, revision=location.revision, digest=digest)
+
+
+def open_directory(
+    directory: Path, location: Location, *, revision: str | None = None, digest: str | None = None
+) -> Checkpoint:
+    """Open a directory of safetensors.
+
+    Args:
+        directory: where the files lie.
+        location: what the user asked for.
+        revision: commit or version, for the record.
+        digest: digest for the record; None computes it from the files.
+    """
+    config = read_config(directory)
+    headers = read_headers(directory)
+    record = SourceRecord(
+        kind=location.kind,
+        id=location.id,
+        revision=revision,
+        digest=digest or directory_digest(directory, headers),
+    )
+    return Checkpoint(
+        directory=directory, source=record, config=config, tensors=index_tensors(headers), headers=headers
+    )
+
+
+def directory_digest(directory: Path, headers: Sequence[SafetensorsHeader]) -> str:
+    """Return the digest of a directory as ``SourceRecord.digest`` describes it."""
+    digest = hashlib.sha256()
+    _add(digest, (directory / "config.json").read_bytes())
+    for header in headers:
+        _add(digest, header.file.name.encode(), str(header.file_bytes).encode(), header.raw)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, *parts: bytes) -> None:
+    """Add parts with their lengths, so that no two lists of parts give the same bytes."""
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
