@@ -387,3 +387,26 @@ def assertion(_c: Converter, _node: fx.Node, *_args: Any, **_kwargs: Any) -> Non
     """Checks of the trace itself; nothing to compute."""
 
 
+
+
+@converts("scaled_dot_product_attention.default")
+def scaled_dot_product_attention(  # noqa: PLR0913, PLR0917  # ATen's signature
+    c: Converter,
+    _node: fx.Node,
+    query: fx.Node,
+    key: fx.Node,
+    value: fx.Node,
+    attn_mask: fx.Node | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Models that call torch's attention themselves; a causal call without a mask can't be told from a cached one."""
+    del enable_gqa
+    if is_causal or dropout_p:
+        raise UnsupportedOperatorError("causal aten.scaled_dot_product_attention without a mask")
+    factor = scale if scale is not None else int(query.meta["val"].shape[-1]) ** -0.5
+    inputs = [c.values[query], c.values[key], c.values[value], *([] if attn_mask is None else [c.values[attn_mask]])]
+    return c.emit("Attention", inputs, domain=DOMAIN, scale=float(factor), softcap=0.0)

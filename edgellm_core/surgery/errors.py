@@ -1,0 +1,44 @@
+"""Why surgery stops: a graph that is not what its model says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgellm_core.errors import EdgellmError
+
+if TYPE_CHECKING:
+    from edgellm_core.surgery.rule import NearMiss
+
+
+class RuleCountError(EdgellmError):
+    """A rule applied more or less often than the model demands."""
+
+    def __init__(self, rule: str, expected: str, applied: int, near_miss: NearMiss | None) -> None:
+        """Name the rule, both counts, and the first node that almost matched."""
+        missed = f" First near miss: {near_miss.node!r}, {near_miss.reason}." if near_miss else ""
+        super().__init__(
+            f"Rule {rule} must apply {expected} times to this model; it applied {applied} times.{missed} "
+            f"The traced graph is not what the model says; report the model, or correct the rule."
+        )
+
+
+class DuplicateTensorError(EdgellmError):
+    """Two different tensors of the graph have one name."""
+
+    def __init__(self, name: str) -> None:
+        """Name the tensor."""
+        super().__init__(
+            f"Two tensors of the graph are both named {name!r}, and only one would be exported. "
+            f"A surgery rule made a name twice; correct it."
+        )
+
+
+class LeftoverOperatorsError(EdgellmError):
+    """Semantic operators that no rule lowered."""
+
+    def __init__(self, target: str, operators: Sequence[str]) -> None:
+        """Name the target and the operators."""
+        super().__init__(
+            f"Target {target!r} has no form of {', '.join(operators)}. The target or the family needs a rule for it."
+        )

@@ -1,0 +1,56 @@
+"""Small computations on constants, done once at export."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage
+
+_LARGEST: Final = 1 << 16
+"""Elements of the largest result that is folded; parameters are never constants here, so weights stay untouched."""
+_FOLDABLE: Final = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Neg", "Unsqueeze", "Squeeze", "Reshape", "Concat", "Gather", "Transpose", "Slice"}
+)
+
+
+class FoldConstants(Rule):
+    """An operator on small constants → its value."""
+
+    stage: ClassVar[Stage] = "clean"
+
+    def match(self, node: gs.Node, graph: gs.Graph) -> bool | NearMiss:
+        """Match operators all of whose inputs are constants."""
+        if node.op not in _FOLDABLE or node.domain or not node.inputs:
+            return False
+        if not all(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+            return False
+        if any(node.outputs[0] is tensor for tensor in graph.outputs):
+            return NearMiss(node.name, "it produces a graph output")
+        if sum(tensor.values.size for tensor in node.inputs) > _LARGEST:
+            return NearMiss(node.name, f"its inputs have more than {_LARGEST} elements")
+        return True
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        """Compute the value with the ONNX reference implementation."""
+        edit.replace(node.outputs[0], gs.Constant(f"{node.outputs[0].name}.folded", _evaluate(node)))
+
+
+def _evaluate(node: gs.Node) -> np.ndarray:  # type: ignore[type-arg]  # of any element type
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    names = [f"input_{index}" for index in range(len(node.inputs))]
+    proto = onnx.helper.make_node(node.op, names, ["result"], **node.attrs)
+    types = [onnx.helper.np_dtype_to_tensor_dtype(tensor.values.dtype) for tensor in node.inputs]
+    graph = onnx.helper.make_graph(
+        [proto],
+        "fold",
+        [onnx.helper.make_tensor_value_info(n, t, None) for n, t in zip(names, types, strict=True)],
+        [onnx.helper.make_tensor_value_info("result", onnx.TensorProto.UNDEFINED, None)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)])
+    feeds = {name: tensor.values for name, tensor in zip(names, node.inputs, strict=True)}
+    return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])

@@ -1,0 +1,35 @@
+"""Linear layers."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from edgellm_core.contract import GraphDimensions
+from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
+
+
+class LinearToMatMul(Rule):
+    """``edgellm::Linear(x, w[, b])`` → ``Add(MatMul(x, Transpose(w)), b)``.
+
+    Weights stay ``[out, in]`` as in the checkpoint: TensorRT folds the transpose, a tied head shares its table, and the
+    engine is the smallest of the forms that were measured.
+    """
+
+    def expected(self, dimensions: GraphDimensions) -> Expected:
+        """At least one for every linear module that the model called; functional calls come on top."""
+        return Expected(at_least=dimensions.linears)
+
+    def match(self, node: gs.Node, graph: gs.Graph) -> bool:
+        """Match the semantic operator."""
+        del graph
+        return semantic(node, "Linear")
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        """Write the standard operators."""
+        x, weight, *bias = node.inputs
+        flipped = edit.node("Transpose", [weight], f"{node.name}.weight", name=f"{node.name}/T", like=weight, perm=[1, 0])
+        if not bias:
+            edit.node("MatMul", [x, flipped], node.outputs[0], name=node.name)
+            return
+        product = edit.node("MatMul", [x, flipped], f"{node.name}.product", name=node.name, like=node.outputs[0])
+        edit.node("Add", [product, bias[0]], node.outputs[0], name=f"{node.name}/bias")

@@ -1,0 +1,297 @@
+"""Stamping: from a template with one body per kind of layer to the graph of the whole model. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import onnx_graphsurgeon as gs
+
+if TYPE_CHECKING:
+    from edgellm_core.tracing.template import Template
+
+INPUT_MARK: Final = "LayerInput"
+OUTPUT_MARK: Final = "LayerOutput"
+_STATE = re.compile(r"(past_key_values|present)\.(\d+)\.(.+)")
+LEADING_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
+
+
+class NotStampableError(Exception):
+    """The layers are entangled in a way that stamping can't reproduce; the model has to be traced whole."""
+
+
+@dataclass
+class Bodies:
+    """The template's nodes sorted by where they belong.
+
+    Attributes:
+        before: nodes that do not depend on any layer.
+        after: nodes that depend on the last layer's output.
+        layers: nodes of each traced layer, in order.
+    """
+
+    before: list[gs.Node] = field(default_factory=list)
+    after: list[gs.Node] = field(default_factory=list)
+    layers: dict[int, list[gs.Node]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Which layer a tensor's name speaks of, and its name for another layer."""
+
+    layers: str
+
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(rf"({re.escape(self.layers)}\.)(\d+)(\..+)")
+
+    def layer(self, name: str) -> int | None:
+        """Return the layer whose parameter or state this is, or None."""
+        found = self._pattern().fullmatch(name) if self.layers else None
+        if found:
+            return int(found[2])
+        state = _STATE.fullmatch(name)
+        return int(state[2]) if state else None
+
+    def rename(self, name: str, layer: int) -> str:
+        """Return the same parameter's or state's name in another layer."""
+        state = _STATE.fullmatch(name)
+        if state:
+            return f"{state[1]}.{layer}.{state[3]}"
+        return self._pattern().sub(lambda found: f"{found[1]}{layer}{found[3]}", name)
+
+
+def marks(graph: gs.Graph, kind: str) -> dict[int, gs.Node]:
+    """Return the layer marks of one kind by layer."""
+    return {int(node.attrs["layer"]): node for node in graph.nodes if node.op == kind}
+
+
+def sort_nodes(graph: gs.Graph, naming: Naming) -> Bodies:
+    """Sort a template's nodes into layers: a node belongs to the layer whose values, parameters or states it sees.
+
+    Raises:
+        NotStampableError: a node sees two layers, or lies between them.
+    """
+    owner: dict[int, int] = {}
+    behind_last: set[int] = set()
+    between: set[int] = set()
+    bodies = Bodies()
+    last = max(marks(graph, OUTPUT_MARK))
+    for node in graph.nodes:
+        layer = int(node.attrs["layer"]) if node.op in (INPUT_MARK, OUTPUT_MARK) else None
+        if node.op == INPUT_MARK and layer is not None:
+            owner[id(node.outputs[0])] = layer
+            bodies.layers.setdefault(layer, [])
+            continue
+        if node.op == OUTPUT_MARK:
+            (behind_last if layer == last else between).add(id(node.outputs[0]))
+            continue
+        seen = set(_layers_seen(node, owner, naming))
+        if len(seen) > 1 or any(id(tensor) in between for tensor in node.inputs):
+            msg = f"node {node.name!r} sees several layers: {sorted(seen)}"
+            raise NotStampableError(msg)
+        if seen:
+            home = seen.pop()
+            bodies.layers.setdefault(home, []).append(node)
+            owner.update((id(tensor), home) for tensor in node.outputs)
+        elif any(id(tensor) in behind_last for tensor in node.inputs):
+            bodies.after.append(node)
+            behind_last.update(id(tensor) for tensor in node.outputs)
+        else:
+            bodies.before.append(node)
+    return bodies
+
+
+def _layers_seen(node: gs.Node, owner: dict[int, int], naming: Naming) -> Iterator[int]:
+    for tensor in node.inputs:
+        layer = owner.get(id(tensor))
+        if layer is None and not tensor.inputs:
+            layer = naming.layer(tensor.name)
+        if layer is not None:
+            yield layer
+
+
+def body_digests(graph: gs.Graph, bodies: Bodies, layer: int, naming: Naming) -> dict[str, str]:
+    """Return a digest of how each result of one layer is computed; equal digests mean equal bodies.
+
+    The layer's own parameters and states are named relative to it; shared values count by identity.
+    """
+    digests: dict[int, str] = {id(marks(graph, INPUT_MARK)[layer].outputs[0]): "input"}
+    outputs = {id(tensor) for tensor in graph.outputs}
+    results: dict[str, str] = {}
+
+    def leaf(tensor: gs.Tensor) -> str:
+        if isinstance(tensor, gs.Constant):
+            return hashlib.sha256(tensor.values.tobytes() + str(tensor.values.shape).encode()).hexdigest()
+        own = not tensor.inputs and naming.layer(tensor.name) == layer
+        return "own:" + naming.rename(tensor.name, 0) if own else "shared:" + tensor.name
+
+    for node in bodies.layers[layer]:
+        inputs = [digests.get(id(tensor)) or leaf(tensor) for tensor in node.inputs]
+        text = repr((node.op, node.domain, sorted((key, str(value)) for key, value in node.attrs.items()), inputs))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        for index, tensor in enumerate(node.outputs):
+            digests[id(tensor)] = f"{digest}:{index}"
+            if id(tensor) in outputs:
+                results[naming.rename(tensor.name, 0)] = digests[id(tensor)]
+    results["hidden"] = digests.get(id(marks(graph, OUTPUT_MARK)[layer].inputs[0]), "not of this layer")
+    return results
+
+
+def check_stampable(graph: gs.Graph, layers: str, guards: Iterable[tuple[int, int]]) -> None:
+    """Compare the first and last layer of every kind.
+
+    Layers whose difference no attribute shows would be cloned silently wrong.
+
+    Raises:
+        NotStampableError: naming the layers whose bodies differ.
+    """
+    naming = Naming(layers)
+    bodies = sort_nodes(graph, naming)
+    for first, last in guards:
+        if body_digests(graph, bodies, first, naming) != body_digests(graph, bodies, last, naming):
+            msg = f"layers {first} and {last} look alike but compute different things"
+            raise NotStampableError(msg)
+
+
+def stamp(template: Template) -> gs.Graph:
+    """Return the graph of the whole model, in semantic operators; parameters are variables without data.
+
+    The hidden state after decoder layer i is named ``hidden_states.{i}``, the one before layer 0
+    ``hidden_states.input``.
+    """
+    graph = gs.import_onnx(template.model)
+    if template.is_stamped:
+        _Stamper(graph, template).run()
+    else:
+        _drop_marks(graph)
+    real = [t for t in graph.inputs if t.name in LEADING_INPUTS or _STATE.fullmatch(t.name)]
+    graph.inputs = sorted(real, key=_io_order)
+    graph.outputs = sorted(graph.outputs, key=_io_order)
+    graph.cleanup().toposort()
+    graph.outputs = sorted(graph.outputs, key=_io_order)  # toposort reorders them
+    return graph
+
+
+def _io_order(tensor: gs.Tensor) -> tuple[int, int, str]:
+    if tensor.name in LEADING_INPUTS:
+        return 0, LEADING_INPUTS.index(tensor.name), ""
+    state = _STATE.fullmatch(tensor.name)
+    return (2, int(state[2]), state[3]) if state else (1, 0, tensor.name)
+
+
+def _drop_marks(graph: gs.Graph) -> None:
+    """Remove the marks of a graph that was traced whole, and name the hidden states."""
+    first = min(marks(graph, INPUT_MARK), default=None)
+    for kind in (INPUT_MARK, OUTPUT_MARK):
+        for layer, node in marks(graph, kind).items():
+            source, result = node.inputs[0], node.outputs[0]
+            if kind == OUTPUT_MARK:
+                source.name = f"hidden_states.{layer}"
+            elif layer == first:
+                source.name = "hidden_states.input"
+            for consumer in list(result.outputs):
+                consumer.inputs = [source if tensor is result else tensor for tensor in consumer.inputs]
+            node.inputs.clear()
+            node.outputs.clear()
+
+
+class _Stamper:
+    """Clones the body of each layer's representative and chains the clones."""
+
+    def __init__(self, graph: gs.Graph, template: Template) -> None:
+        self._graph = graph
+        self._sources = template.representative_of
+        self._naming = Naming(template.layers)
+        self._bodies = sort_nodes(graph, self._naming)
+        self._enter, self._leave = marks(graph, INPUT_MARK), marks(graph, OUTPUT_MARK)
+        self._inside = {id(node) for body in self._bodies.layers.values() for node in body}
+        self._inputs: dict[str, gs.Variable] = {}
+        self._outputs: list[gs.Variable] = []
+
+    def run(self) -> None:
+        graph = self._graph
+        hidden = self._enter[min(self._enter)].inputs[0]
+        hidden.name = "hidden_states.input"
+        tail = self._leave[max(self._leave)].outputs[0]
+        results = {id(tensor) for tensor in graph.outputs}
+        stamped: list[gs.Node] = []
+        for layer, source in enumerate(self._sources):
+            copy = self._copier(layer, source, hidden, results)
+            for node in self._bodies.layers[source]:
+                inputs, outputs = [copy(t) for t in node.inputs], [copy(t) for t in node.outputs]
+                name = f"layers.{layer}/{node.name}"
+                stamped.append(gs.Node(node.op, name, dict(node.attrs), inputs, outputs, domain=node.domain))
+            hidden = copy(self._leave[source].inputs[0])
+            hidden.name = f"hidden_states.{layer}"
+        for consumer in list(tail.outputs):
+            consumer.inputs = [hidden if tensor is tail else tensor for tensor in consumer.inputs]
+        self._replace_nodes(stamped)
+
+    def _copier(
+        self, layer: int, source: int, hidden: gs.Tensor, results: set[int]
+    ) -> Callable[[gs.Tensor], gs.Tensor]:
+        made: dict[int, gs.Tensor] = {id(self._enter[source].outputs[0]): hidden}
+
+        def copy(tensor: gs.Tensor) -> gs.Tensor:
+            found = made.get(id(tensor))
+            if found is not None:
+                return found
+            if tensor.is_empty():
+                return tensor
+            if not tensor.inputs and self._naming.layer(tensor.name) == source:
+                clone = self._input(self._naming.rename(tensor.name, layer), tensor)
+            elif tensor.inputs and id(tensor.inputs[0]) in self._inside:
+                clone = self._value(tensor, layer, is_result=id(tensor) in results)
+            else:
+                return tensor  # computed once for all layers
+            made[id(tensor)] = clone
+            return clone
+
+        return copy
+
+    def _input(self, name: str, like: gs.Tensor) -> gs.Variable:
+        if name not in self._inputs:
+            self._inputs[name] = gs.Variable(name, like.dtype, like.shape)
+        return self._inputs[name]
+
+    def _value(self, like: gs.Tensor, layer: int, *, is_result: bool) -> gs.Variable:
+        name = self._naming.rename(like.name, layer) if is_result else f"layers.{layer}/{like.name}"
+        clone = gs.Variable(name, like.dtype, like.shape)
+        if is_result:
+            self._outputs.append(clone)
+        return clone
+
+    def _replace_nodes(self, stamped: list[gs.Node]) -> None:
+        graph, templates = self._graph, [node for body in self._bodies.layers.values() for node in body]
+        shared_inputs = [t for t in graph.inputs if self._naming.layer(t.name) is None]
+        shared_outputs = [t for t in graph.outputs if self._naming.layer(t.name) is None]
+        for node in [*templates, *self._enter.values(), *self._leave.values()]:
+            node.inputs.clear()
+            node.outputs.clear()
+        graph.nodes.clear()
+        graph.nodes.extend([*self._bodies.before, *stamped, *self._bodies.after])
+        graph.inputs = [*shared_inputs, *self._inputs.values()]
+        graph.outputs = [*shared_outputs, *self._outputs]
+
+
+def graph_digest(graph: Any) -> dict[str, str]:
+    """Return a digest of how each graph output is computed, independent of node and value names.
+
+    Two graphs with equal digests compute the same function; tests compare a stamped graph with one traced whole.
+    """
+    digests: dict[int, str] = {}
+
+    def leaf(tensor: gs.Tensor) -> str:
+        if isinstance(tensor, gs.Constant):
+            return hashlib.sha256(tensor.values.tobytes() + str(tensor.values.shape).encode()).hexdigest()
+        return tensor.name
+
+    for node in graph.nodes:
+        inputs = ["" if t.is_empty() else digests.get(id(t)) or leaf(t) for t in node.inputs]
+        text = repr((node.op, node.domain, sorted((key, str(value)) for key, value in node.attrs.items()), inputs))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        digests.update({id(tensor): f"{digest}:{index}" for index, tensor in enumerate(node.outputs)})
+    return {tensor.name: digests.get(id(tensor), "an input") for tensor in graph.outputs}

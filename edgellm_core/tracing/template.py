@@ -1,0 +1,104 @@
+"""The result of a trace: a weightless graph of one layer per kind, and how the whole model is stamped from it.
+
+Nothing here imports torch or transformers, so that a cached template is used without them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgellm_core.contract import GraphDimensions
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterSpec:
+    """A parameter of the model: what the graph expects of one checkpoint tensor.
+
+    Attributes:
+        element_type: safetensors' spelling, for example ``F16``.
+        shape: its dimensions.
+    """
+
+    element_type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """A traced model before stamping.
+
+    Attributes:
+        model: the graph; its parameters are graph inputs, after the real ones.
+        layers: path of the decoder layers in parameter names, for example ``model.layers``; empty if unknown.
+        representative_of: for each decoder layer, the layer that it is stamped from (itself if it was traced).
+        parameters: parameters of the graph by name.
+        tied: parameter name → the name under which the graph holds the same storage.
+        calls: operators by name: ``(in layers, by representative; outside)`` counts recorded while tracing.
+    """
+
+    model: onnx.ModelProto
+    layers: str
+    representative_of: tuple[int, ...]
+    parameters: Mapping[str, ParameterSpec]
+    tied: Mapping[str, str]
+    calls: Mapping[str, Mapping[str, int]]
+
+    @property
+    def is_stamped(self) -> bool:
+        """Say whether some layer is stamped from another one."""
+        return any(layer != source for layer, source in enumerate(self.representative_of))
+
+    def dimensions(self) -> GraphDimensions:
+        """Return what the stamped graph must contain, from the calls that the model made."""
+
+        def total(operator: str) -> int:
+            calls = self.calls.get(operator, {})
+            stamped = sum(calls.get(str(source), 0) for source in self.representative_of)
+            return stamped + calls.get("outside", 0)
+
+        return GraphDimensions(
+            layers=len(self.representative_of),
+            attentions=total("Attention"),
+            norms={"rms": total("RMSNorm"), "layer": total("LayerNorm")},
+            ropes=total("Rotary"),
+            linears=total("Linear"),
+            appends=total("Append"),
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write ``template.onnx`` and ``template.json`` into an existing directory."""
+        (directory / "template.onnx").write_bytes(self.model.SerializeToString(deterministic=True))
+        fields: dict[str, Any] = {
+            "layers": self.layers,
+            "representative_of": self.representative_of,
+            "parameters": {name: dataclasses.asdict(spec) for name, spec in self.parameters.items()},
+            "tied": dict(self.tied),
+            "calls": {operator: dict(counts) for operator, counts in self.calls.items()},
+        }
+        (directory / "template.json").write_text(json.dumps(fields), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> Template:
+        """Read what ``save`` wrote."""
+        import onnx
+
+        fields = json.loads((directory / "template.json").read_text(encoding="utf-8"))
+        return cls(
+            model=onnx.load_model_from_string((directory / "template.onnx").read_bytes()),
+            layers=fields["layers"],
+            representative_of=tuple(fields["representative_of"]),
+            parameters={
+                name: ParameterSpec(element_type=spec["element_type"], shape=tuple(spec["shape"]))
+                for name, spec in fields["parameters"].items()
+            },
+            tied=fields["tied"],
+            calls=fields["calls"],
+        )

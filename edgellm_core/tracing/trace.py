@@ -1,0 +1,242 @@
+"""One trace from config to template. Importing this module imports torch and transformers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+import onnx
+import torch
+from onnx import helper
+
+from edgellm_core.tracing.attention import TraceContext, recorded_attention
+from edgellm_core.tracing.cache import KVState, probe_cache
+from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
+from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
+from edgellm_core.tracing.operators import DOMAIN
+from edgellm_core.tracing.program import TracedProgram, export_program
+from edgellm_core.tracing.stamping import NotStampableError, check_stampable
+from edgellm_core.tracing.template import ParameterSpec, Template
+from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from edgellm_core.contract import ModelFamily
+    from edgellm_core.events import Reporter
+
+TORCH_TYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_SAFETENSORS_TYPES: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+_WRAPPED: Final = "model."
+"""Prefix that the exported forward puts before the model's own parameter names."""
+
+
+def trace(
+    config: PreTrainedConfig, family: ModelFamily, precision: str, *, full_depth: bool, report: Reporter
+) -> Template:
+    """Trace a model without weights.
+
+    Args:
+        config: transformers config; not changed.
+        family: the family that was selected.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        full_depth: trace every layer instead of stamping.
+        report: told when the model can't be stamped and is traced whole.
+
+    Raises:
+        UntraceableModelError: the graph could not reproduce the model.
+    """
+    if not full_depth:
+        try:
+            return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], full_depth=False)
+        except NotStampableError as reason:
+            report.note(f"Tracing every layer, since {reason}.")
+    return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], full_depth=True)
+
+
+def _trace_once(config: PreTrainedConfig, family: ModelFamily, dtype: torch.dtype, *, full_depth: bool) -> Template:
+    model = build_weightless(config, dtype)
+    whole_config = copy.deepcopy(model.config)
+    tied = tied_parameters(model)
+    stack = analyse_stack(model, full_depth=full_depth)
+    if stack is not None:
+        keep_traced_layers(model, stack)
+    mode = new_fake_mode()
+    give_fake_parameters(model, mode)
+    states = _probe(model, whole_config, family, stack, mode)
+    traced = export_program(model, family, stack, states, mode)
+    rename = _parameter_naming(stack)
+    proto = to_onnx(traced, model, rename)
+    if stack is not None and stack.guards:
+        import onnx_graphsurgeon as gs
+
+        check_stampable(gs.import_onnx(proto), stack.path, stack.guards)
+    return Template(
+        model=proto,
+        layers=stack.path if stack else "",
+        representative_of=stack.representative_of if stack else tuple(range(config.get_text_config().num_hidden_layers)),
+        parameters=_parameter_specs(proto, traced),
+        tied=tied,
+        calls=_calls(traced),
+    )
+
+
+def _probe(
+    model: PreTrainedModel,
+    config: PreTrainedConfig,
+    family: ModelFamily,
+    stack: LayerStack | None,
+    mode: FakeTensorMode,
+) -> list[KVState]:
+    from edgellm_core.tracing.weightless import restored_modules
+
+    layers = stack.traced if stack else range(config.get_text_config().num_hidden_layers)
+    with mode, restored_modules(model):
+        ids = torch.zeros(2, 3, dtype=torch.long)
+        context = TraceContext(family=family, valid=torch.ones(2, 3, dtype=torch.long), input_ids=ids)
+        with recorded_attention(context):
+            return probe_cache(model, config, layers)
+
+
+def tied_parameters(model: PreTrainedModel) -> dict[str, str]:
+    """Return, for every group of names that share storage, each other name → the first one."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in first:
+            tied[name] = first[id(parameter)]
+        else:
+            first[id(parameter)] = name
+    return tied
+
+
+def _parameter_naming(stack: LayerStack | None) -> Callable[[str], str]:
+    """Return the function from a name in the reduced model to the name in the whole one."""
+
+    def rename(name: str) -> str:
+        name = name.removeprefix(_WRAPPED)
+        if stack is None or not name.startswith(stack.path + "."):
+            return name
+        position, _, rest = name.removeprefix(stack.path + ".").partition(".")
+        return f"{stack.path}.{stack.traced[int(position)]}.{rest}"
+
+    return rename
+
+
+def to_onnx(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str], str]) -> onnx.ModelProto:
+    """Convert an exported program; parameters and persistent buffers become graph inputs, other buffers constants.
+
+    Raises:
+        UntraceableModelError: neither the own table nor ``torch.onnx`` has an operator.
+    """
+    try:
+        return _by_table(traced, model, rename)
+    except UnsupportedOperatorError as missing:
+        from edgellm_core.tracing.fallback import by_torch_onnx
+
+        return by_torch_onnx(traced, model, rename, str(missing))
+
+
+def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str], str]) -> onnx.ModelProto:
+    program = traced.program
+    graph = program.graph
+    for node in reversed(graph.nodes):
+        if "_assert_" in str(node.target) and not node.users:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    signature = program.graph_signature
+    stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    persistent = set(model.state_dict())
+    converter = Converter(_dimension_names(traced))
+    real_inputs, parameters, user_inputs = [], [], iter(traced.input_names)
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            value = node.meta["val"]
+            if node.name in stored:
+                inner = stored[node.name].removeprefix(_WRAPPED)
+                if inner in persistent:
+                    converter.values[node] = rename(stored[node.name])
+                    parameters.append(converter.value_info(rename(stored[node.name]), value))
+                else:
+                    converter.values[node] = converter.constant(model.get_buffer(inner))
+            elif node.name in signature.inputs_to_lifted_tensor_constants:
+                constant = program.constants[signature.inputs_to_lifted_tensor_constants[node.name]]
+                converter.values[node] = converter.constant(constant)
+            else:
+                converter.values[node] = next(user_inputs)
+                real_inputs.append(converter.value_info(converter.values[node], value))
+        elif node.op == "call_function":
+            converter.convert(node)
+    result = next(node for node in reversed(graph.nodes) if node.op == "output")
+    outputs = _named_outputs(converter, result.args[0], traced.output_names)
+    return _model(converter, [*real_inputs, *parameters], outputs)
+
+
+def _named_outputs(
+    converter: Converter, results: tuple[torch.fx.Node, ...], names: tuple[str, ...]
+) -> list[onnx.ValueInfoProto]:
+    """Give the graph's outputs their names: rename their producers, or copy where one value has two names."""
+    renamed: dict[str, str] = {}
+    outputs = []
+    for result, name in zip(results, names, strict=True):
+        value = converter.values[result]
+        if value in renamed or not any(value in node.output for node in converter.nodes):
+            converter.nodes.append(helper.make_node("Identity", [renamed.get(value, value)], [name], name=name))
+        else:
+            renamed[value] = name
+        outputs.append(converter.value_info(name, result.meta["val"]))
+    for node in converter.nodes:
+        node.input[:] = [renamed.get(value, value) for value in node.input]
+        node.output[:] = [renamed.get(value, value) for value in node.output]
+    return outputs
+
+
+def _model(
+    converter: Converter, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
+) -> onnx.ModelProto:
+    used = {value for node in converter.nodes for value in node.input}
+    initializers = [tensor for name, tensor in converter.initializers.items() if name in used]
+    known = {info.name for info in outputs}
+    values = {
+        name: converter.value_info(name, node.meta["val"])
+        for node, name in converter.values.items()
+        if isinstance(name, str) and isinstance(node.meta.get("val"), torch.Tensor) and name not in known
+    }
+    taken = known | {info.name for info in inputs} | set(converter.initializers)
+    infos = [info for name, info in values.items() if name not in taken]
+    graph = helper.make_graph(converter.nodes, "template", inputs, outputs, initializers, value_info=infos)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgellm")
+
+
+def _dimension_names(traced: TracedProgram) -> Mapping[str, str]:
+    """Return torch's symbols of the dynamic dimensions → their names in our contract."""
+    nodes = [n for n in traced.program.graph.nodes if n.op == "placeholder"]
+    values = dict(zip(traced.input_names, (n.meta["val"] for n in nodes[len(nodes) - len(traced.input_names) :]), strict=True))
+    ids, mask = values["input_ids"], values["attention_mask"]
+    past = next(value for name, value in values.items() if name.startswith("past_"))
+    batch, seq = str(ids.shape[0]), str(ids.shape[1])
+    total = [str(past.shape[2] + ids.shape[1]), str(ids.shape[1] + past.shape[2]), str(mask.shape[1])]
+    return {batch: "batch", seq: "seq", str(past.shape[2]): "past", **dict.fromkeys(total, "past + seq")}
+
+
+def _parameter_specs(proto: onnx.ModelProto, traced: TracedProgram) -> dict[str, ParameterSpec]:
+    real = set(traced.input_names)
+    types = {ELEMENT[dtype]: name for dtype, name in _SAFETENSORS_TYPES.items()}
+    return {
+        info.name: ParameterSpec(
+            element_type=types[info.type.tensor_type.elem_type],
+            shape=tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim),
+        )
+        for info in proto.graph.input
+        if info.name not in real
+    }
+
+
+def _calls(traced: TracedProgram) -> dict[str, dict[str, int]]:
+    calls: dict[str, dict[str, int]] = {}
+    for (operator, layer), count in traced.recorder.calls.items():
+        calls.setdefault(operator, {})["outside" if layer is None else str(layer)] = count
+    return calls
