@@ -154,21 +154,7 @@ def package_weights(entry: RegistryEntry) -> Path | None:
 
 def _parse(file: str, text: str) -> dict[str, RegistryEntry]:
     """Return the entries of a registry's text."""
-    loader = yaml.SafeLoader(text)
-    try:
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            raise RegistryFileError(file, 1, "must be a mapping from model names to entries.")
-        for key in _repeated_keys(root):
-            raise RegistryFileError(file, _line(key), f"{key.value!r} is there twice. Remove one of the two.")
-        data = loader.construct_document(root)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise RegistryFileError(file, line, f"is not valid YAML: {error.problem}.") from error
-    except yaml.YAMLError as error:
-        raise RegistryFileError(file, None, f"is not valid YAML: {' '.join(str(error).split())}.") from error
-    finally:
-        loader.dispose()
+    root, data = _read_yaml(file, text)
     try:
         return TypeAdapter(dict[ModelName, RegistryEntry]).validate_python(data)
     except ValidationError as error:
@@ -176,6 +162,27 @@ def _parse(file: str, text: str) -> dict[str, RegistryEntry]:
         where = " → ".join(str(part) for part in first["loc"] if part != "[key]")
         problem = f"{where}: {_sentence(first['msg'])} Got {first['input']!r}."
         raise RegistryFileError(file, _line(_node_at(root, first["loc"])), problem) from error
+
+
+def _read_yaml(file: str, text: str) -> tuple[yaml.MappingNode, Any]:
+    """Return the root node, which knows its lines, and the data.
+
+    All scalars are read as strings, which pydantic converts: YAML would make a number or a date of a revision.
+    """
+    try:
+        loader = yaml.BaseLoader(text)
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise RegistryFileError(file, 1, "must be a mapping from model names to entries.")
+        for key in _repeated_keys(root):
+            raise RegistryFileError(file, _line(key), f"{key.value!r} is there twice. Remove one of the two.")
+        return root, loader.construct_document(root)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RegistryFileError(file, line, f"is not valid YAML: {error.reason}.") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RegistryFileError(file, line, f"is not valid YAML: {error.problem}.") from error
 
 
 def _repeated_keys(node: yaml.Node, seen: frozenset[int] = frozenset()) -> Iterator[yaml.ScalarNode]:

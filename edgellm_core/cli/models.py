@@ -53,6 +53,8 @@ def show_model(name: str, *, as_json: bool) -> None:
         click.echo(json.dumps(fields, indent=2))
         return
     del fields["precisions"]
+    if entry.package is None:
+        del fields["package_file"]
     fields |= {status: _precisions(entry, status) or "none" for status in ("verified", "untested")}
     for key, value in fields.items():
         if value is not None:
