@@ -54,7 +54,8 @@ class DecoderShape:
 def random_weights(shape: DecoderShape, seed: int = 0) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """Return float32 weights, ``[out, in]`` for matrices, that give logits of order one."""
     random = np.random.default_rng(seed)
-    sizes: dict[str, tuple[int, ...]] = {"embed.weight": (shape.vocab, shape.hidden), "norm.weight": (shape.hidden,)}
+    table = (shape.vocab, shape.hidden)
+    sizes: dict[str, tuple[int, ...]] = {"embed.weight": table, "head.weight": table, "norm.weight": (shape.hidden,)}
     for layer in range(shape.layers):
         sizes[f"layers.{layer}.norm.weight"] = (shape.hidden,)
         sizes[f"layers.{layer}.q.weight"] = (shape.hidden, shape.hidden)
@@ -97,7 +98,7 @@ def write_decoder_graph(
         str(path),
         save_as_external_data=True,
         location=f"{path.name}.data",
-        size_threshold=0,
+        size_threshold=256,
         convert_attribute=False,
     )
     return {name: value.astype(np.float32) for name, value in rounded.items()}
@@ -114,7 +115,7 @@ def decoder_model(shape: DecoderShape, weights: Mapping[str, Any], element_type:
     for layer in range(shape.layers):
         hidden = _add_layer(builder, shape, layer, hidden)
     normed = builder.add("RMSNormalization", [hidden, "norm.weight"], epsilon=EPSILON)
-    table = builder.add("Transpose", ["embed.weight"], perm=[1, 0])
+    table = builder.add("Transpose", ["head.weight"], perm=[1, 0])
     builder.add("MatMul", [normed, table], "logits")
 
     initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]

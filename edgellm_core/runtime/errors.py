@@ -1,0 +1,79 @@
+"""What can go wrong while a bundle generates text, one class per cause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgellm_core.errors import EdgellmError, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class GraphLoadError(EdgellmError):
+    """ONNX Runtime refused the graph."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Build ``ONNX Runtime can't load model.onnx: <reason>``."""
+        super().__init__(f"ONNX Runtime can't load {path}: {reason}. Build the bundle again.")
+
+
+class GraphRunError(EdgellmError):
+    """ONNX Runtime stopped in the middle of a step."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Build ``ONNX Runtime can't run model.onnx: <reason>``."""
+        super().__init__(f"ONNX Runtime can't run {path}: {reason}.")
+
+
+class GraphContractError(EdgellmError):
+    """The graph is not one of target ``onnx``."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        """Build ``model.onnx is no graph of target 'onnx': <problem>.``."""
+        super().__init__(f"{path} is no graph of target 'onnx': {problem}. Export it with --target onnx.")
+
+
+class TokenizerFileError(UserError):
+    """A tokenizer file is missing or can't be read."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Build ``<path> can't be used: <reason>. …``."""
+        super().__init__(f"{path} can't be used: {reason}. Build the bundle again from a model with a tokenizer.json.")
+
+
+class NoChatTemplateError(UserError):
+    """A chat was asked of a model without chat template."""
+
+    def __init__(self, directory: Path) -> None:
+        """Build ``--chat needs a chat template, and … has none.``."""
+        super().__init__(
+            f"--chat needs a chat template, and {directory} has none (a base model?). Leave --chat out, "
+            "or build from an instruction-tuned model."
+        )
+
+
+class ChatTemplateError(UserError):
+    """The chat template refused the messages or is broken."""
+
+    def __init__(self, reason: str) -> None:
+        """Build ``The chat template failed: <reason>.``."""
+        super().__init__(f"The chat template failed: {reason}. Change the messages, or leave --chat out.")
+
+
+class EmptyPromptError(UserError):
+    """There is no token to begin with."""
+
+    def __init__(self) -> None:
+        """Build ``The prompt has no tokens.``."""
+        super().__init__("The prompt must have at least one token; got none. Give some text, or use --chat.")
+
+
+class PromptTooLongError(UserError):
+    """The prompt leaves no room for an answer."""
+
+    def __init__(self, tokens: int, context: int) -> None:
+        """Build ``The prompt must be shorter than the model's context …``."""
+        super().__init__(
+            f"The prompt must be shorter than the model's context of {context} tokens; got {tokens}. Shorten it."
+        )

@@ -1,0 +1,117 @@
+"""Prefill and decode over a :class:`~edgellm_core.runtime.session.DecoderSession`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgellm_core.runtime.errors import EmptyPromptError
+from edgellm_core.runtime.sampling import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from edgellm_core.runtime.session import DecoderSession
+
+    ChooseToken = Callable[[np.ndarray[Any, np.dtype[np.float32]], Sequence[int]], int]
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(kw_only=True, slots=True)
+class Timings:
+    """How long a generation took; filled in while it runs.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        prefill_seconds: from the call to the first token.
+        new_tokens: tokens chosen, without the stop token.
+        decode_steps: steps after the first token.
+        decode_seconds: time that these steps took, without what the caller did between them.
+    """
+
+    prompt_tokens: int = 0
+    prefill_seconds: float = 0.0
+    new_tokens: int = 0
+    decode_steps: int = 0
+    decode_seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode steps per second; 0 where there was none."""
+        return self.decode_steps / self.decode_seconds if self.decode_steps else 0.0
+
+
+def left_pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Ids, Ids, Ids]:
+    """Return sequences of different lengths as one batch whose last tokens are aligned.
+
+    Args:
+        sequences: token ids; none of them empty.
+        pad_id: id that fills the left; any id of the vocabulary.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` (0 for padding) and ``position_ids`` (cumsum(mask) - 1, at least 0), each
+        int64 [batch, longest].
+
+    Raises:
+        EmptyPromptError: a sequence is empty.
+    """
+    if not sequences or not all(sequences):
+        raise EmptyPromptError
+    longest = max(map(len, sequences))
+    input_ids = np.full((len(sequences), longest), pad_id, np.int64)
+    attention_mask = np.zeros_like(input_ids)
+    for row, sequence in enumerate(sequences):
+        input_ids[row, longest - len(sequence) :] = sequence
+        attention_mask[row, longest - len(sequence) :] = 1
+    return input_ids, attention_mask, np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0)
+
+
+def generate(
+    session: DecoderSession,
+    input_ids: Sequence[int],
+    *,
+    max_new_tokens: int,
+    stop_ids: Collection[int] = (),
+    sampler: ChooseToken | None = None,
+    timings: Timings | None = None,
+) -> Iterator[int]:
+    """Yield the tokens of one answer as they are chosen, without the stop token.
+
+    Args:
+        session: the loaded graph.
+        input_ids: the prompt; at least one token.
+        max_new_tokens: most tokens to choose.
+        stop_ids: tokens that end the answer.
+        sampler: chooses a token from float32 logits [vocab] and all tokens so far; greedy by default.
+        timings: filled in while the generator runs.
+
+    Raises:
+        EmptyPromptError: ``input_ids`` is empty.
+    """
+    sampler = sampler or Sampler()
+    timings = timings if timings is not None else Timings()
+    timings.prompt_tokens = len(input_ids)
+    history = list(input_ids)
+    began = time.perf_counter()
+    step_ids, attention_mask, position_ids = left_pad([history])
+    states: Any = session.initial_states(1)
+    for step in range(max_new_tokens):
+        logits, states = session.run(step_ids, attention_mask, position_ids, states)
+        token = sampler(logits[0, -1], history)
+        if step == 0:
+            timings.prefill_seconds = time.perf_counter() - began
+        else:
+            timings.decode_steps += 1
+            timings.decode_seconds += time.perf_counter() - began
+        if token in stop_ids:
+            return
+        timings.new_tokens += 1
+        yield token
+        began = time.perf_counter()
+        step_ids, position_ids = np.array([[token]]), np.array([[len(history)]])
+        history.append(token)
+        attention_mask = np.ones((1, len(history)), np.int64)

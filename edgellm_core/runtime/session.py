@@ -1,0 +1,202 @@
+"""One graph of target ``onnx`` loaded into ONNX Runtime on the CPU, with its states handled by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from edgellm_core.runtime.errors import GraphContractError, GraphLoadError, GraphRunError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STATE_TYPES: Final = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+"""ONNX Runtime's name of a state's element type → numpy's."""
+
+INLINE_BYTES: Final = 4096
+"""External tensors up to this size are read into the graph where it is loaded from memory: shape inference needs the
+values of shape constants then and does not find them in files."""
+
+States = Mapping[str, Any]
+"""Input name → ``numpy.ndarray`` or ``onnxruntime.OrtValue`` (which has ``.numpy()``)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """One input that a step's output feeds.
+
+    Attributes:
+        name: graph input, ``past_…``.
+        output: graph output with its next value.
+        dtype: numpy type.
+        shape: static sizes; None for the batch; 0 for the axis that grows.
+    """
+
+    name: str
+    output: str
+    dtype: Any
+    shape: tuple[int | None, ...]
+
+
+class DecoderSession:
+    """Runs a decoder graph step by step.
+
+    The caller passes the states of one call to the next; they stay in ONNX Runtime's memory between calls.
+
+    Attributes:
+        raised_to_float32: True where the graph is bfloat16 and its float32 twin runs (see ``float32_twin.py``).
+        state_names: graph inputs that carry state, in graph order.
+    """
+
+    def __init__(self, model_path: Path, *, threads: int | None = None) -> None:
+        """Load the graph.
+
+        Args:
+            model_path: the ONNX file; external data beside it.
+            threads: threads of ONNX Runtime; None for one per core.
+
+        Raises:
+            GraphLoadError: ONNX Runtime can't load it.
+            GraphContractError: inputs or outputs are not those of target ``onnx``.
+        """
+        self._path = model_path
+        self._session, self.raised_to_float32 = _load(model_path, threads)
+        self._inputs = {value.name for value in self._session.get_inputs()}
+        outputs = [value.name for value in self._session.get_outputs()]
+        for required, names in (("input_ids", self._inputs), ("logits", outputs)):
+            if required not in names:
+                raise GraphContractError(model_path, f"it has no {required!r}")
+        self._states = self._find_states(set(outputs))
+        self._outputs = ["logits", *(state.output for state in self._states)]
+
+    @property
+    def state_names(self) -> list[str]:
+        """Graph inputs that carry state, in graph order."""
+        return [state.name for state in self._states]
+
+    def initial_states(self, batch: int) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the states before the first token: empty along the axis that grows, zeros elsewhere.
+
+        Args:
+            batch: number of sequences.
+        """
+        return {
+            state.name: np.zeros([batch if size is None else size for size in state.shape], state.dtype)
+            for state in self._states
+        }
+
+    def run(
+        self,
+        input_ids: np.ndarray[Any, Any],
+        attention_mask: np.ndarray[Any, Any],
+        position_ids: np.ndarray[Any, Any],
+        states: States,
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], dict[str, Any]]:
+        """Run one step.
+
+        Args:
+            input_ids: int64 [batch, seq].
+            attention_mask: int64 [batch, past + seq]; 1 for a token, 0 for left padding.
+            position_ids: int64 [batch, seq].
+            states: what :meth:`initial_states` or the last call returned.
+
+        Returns:
+            float32 logits [batch, seq, vocab], and the states for the next call as ``OrtValue``.
+        """
+        import onnxruntime
+
+        feeds = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, np.int64))
+            for name, array in (
+                ("input_ids", input_ids),
+                ("attention_mask", attention_mask),
+                ("position_ids", position_ids),
+            )
+            if name in self._inputs
+        }
+        for state in self._states:
+            value = states[state.name]
+            is_array = isinstance(value, np.ndarray)
+            feeds[state.name] = onnxruntime.OrtValue.ortvalue_from_numpy(value) if is_array else value
+        try:
+            logits, *new = self._session.run_with_ort_values(self._outputs, feeds)
+        except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
+            raise GraphRunError(self._path, " ".join(str(error).split()).rstrip(".")) from error
+        names = (state.name for state in self._states)
+        return logits.numpy().astype(np.float32, copy=False), dict(zip(names, new, strict=True))
+
+    def _find_states(self, outputs: set[str]) -> list[_State]:
+        states = []
+        for value in self._session.get_inputs():
+            if not value.name.startswith("past_"):
+                continue
+            output = state_output(value.name)
+            if output not in outputs:
+                raise GraphContractError(self._path, f"state {value.name!r} has no output {output!r}")
+            if value.type not in STATE_TYPES:
+                raise GraphContractError(self._path, f"state {value.name!r} has the type {value.type}")
+            batch, *rest = value.shape
+            shape = (
+                batch if isinstance(batch, int) else None,
+                *(size if isinstance(size, int) else 0 for size in rest),
+            )
+            states.append(_State(name=value.name, output=output, dtype=STATE_TYPES[value.type], shape=shape))
+        return states
+
+
+def state_output(name: str) -> str:
+    """Return the output that holds the next value of a state.
+
+    ``past_key_values.3.key`` → ``present.3.key``; ``past_state.3.conv`` → ``present_state.3.conv``.
+    """
+    if name.startswith("past_key_values."):
+        return name.replace("past_key_values.", "present.", 1)
+    return name.replace("past_", "present_", 1)
+
+
+def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
+    """Return the session, and whether the graph was raised to float32."""
+    import onnx
+    import onnxruntime
+
+    from edgellm_core.runtime.float32_twin import has_bfloat16, raise_to_float32
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: ONNX Runtime warns about optimizations that it declines
+    options.intra_op_num_threads = threads or 0
+    source: str | bytes = str(path)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        raised = has_bfloat16(model)
+        if raised:
+            raise_to_float32(model)
+            _read_small_tensors(model, path)
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+            source = model.SerializeToString()
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]), raised
+    except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
+        raise GraphLoadError(path, " ".join(str(error).split()).rstrip(".")) from error
+
+
+def _read_small_tensors(model: onnx.ModelProto, path: Path) -> None:
+    from onnx import TensorProto, external_data_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            length = next(
+                (int(entry.value) for entry in tensor.external_data if entry.key == "length"), INLINE_BYTES + 1
+            )
+            if length <= INLINE_BYTES:
+                external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.data_location = TensorProto.DEFAULT
+                del tensor.external_data[:]
