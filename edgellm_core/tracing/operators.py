@@ -70,6 +70,12 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
     return _emit("LayerNorm", inputs, {"epsilon": epsilon}, dtype=x.dtype, shape=x.shape)
 
 
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return ``x · weightᵀ + bias``; ``x`` is ``[…, in]``, ``weight`` ``[out, in]``, ``bias`` ``[out]``."""
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    return _emit("Linear", inputs, {}, dtype=x.dtype, shape=(*x.shape[:-1], weight.shape[0]))
+
+
 def rotary(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool, rotary_dim: int
 ) -> torch.Tensor:

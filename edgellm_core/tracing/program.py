@@ -90,7 +90,7 @@ class DecoderForward(nn.Module):
             context = TraceContext(family=self._family, valid=valid, input_ids=input_ids)
             cache = traced_cache(self._states, past, self._depth)
             keywords: dict[str, Any] = {"position_ids": position_ids} if self._takes_positions else {}
-            with recorded_attention(context), _counted_linears(self.recorder):
+            with recorded_attention(context), recorded_linears():
                 output = self.model(
                     input_ids=input_ids, attention_mask=valid, past_key_values=cache, use_cache=True, **keywords
                 )
@@ -102,16 +102,18 @@ class DecoderForward(nn.Module):
 
 
 @contextlib.contextmanager
-def _counted_linears(recorder: operators.Recorder) -> Iterator[None]:
-    def count(module: nn.Module, _arguments: object) -> None:
-        if isinstance(module, nn.Linear):
-            recorder.count("Linear")
+def recorded_linears() -> Iterator[None]:
+    """Record every ``nn.Linear`` as one semantic operator in the body."""
+    original = nn.Linear.forward
 
-    handle = nn.modules.module.register_module_forward_pre_hook(count)
+    def forward(self: nn.Linear, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # torch's own name
+        return operators.linear(input, self.weight, self.bias)
+
+    nn.Linear.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:
-        handle.remove()
+        nn.Linear.forward = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -132,11 +132,32 @@ def to_onnx(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str
         UntraceableModelError: neither the own table nor ``torch.onnx`` has an operator.
     """
     try:
-        return _by_table(traced, model, rename)
+        proto = _by_table(traced, model, rename)
     except UnsupportedOperatorError as missing:
         from edgellm_core.tracing.fallback import by_torch_onnx
 
-        return by_torch_onnx(traced, model, rename, str(missing))
+        proto = by_torch_onnx(traced, model, rename, str(missing))
+    take_sizes_from_ids(proto.graph)
+    return proto
+
+
+def take_sizes_from_ids(graph: onnx.GraphProto) -> None:
+    """Read batch and past from ids and mask, not from a layer's cache, so that no shared value hangs on a layer."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type == "Shape" and node.input[0].startswith("past_key_values."):
+            axis = bounds.get("start", 0)
+            if bounds.get("end") == axis + 1 and axis == 0:
+                node.input[0] = "input_ids"
+            elif bounds.get("end") == axis + 1 and axis == 2:
+                lengths = [f"{node.name}.total", f"{node.name}.seq"]
+                for source, length in zip(("attention_mask", "input_ids"), lengths, strict=True):
+                    nodes.append(helper.make_node("Shape", [source], [length], name=length, start=1, end=2))
+                node = helper.make_node("Sub", lengths, list(node.output), name=node.name)  # noqa: PLW2901
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str], str]) -> onnx.ModelProto:
