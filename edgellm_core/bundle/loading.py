@@ -1,0 +1,86 @@
+"""Opens a bundle and checks that it is whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellm_core.bundle.errors import DamagedBundleError, NotABundleError
+from edgellm_core.bundle.files import sha256_of
+from edgellm_core.bundle.manifest import FileRecord, Manifest, read_manifest
+from edgellm_core.bundle.publishing import aside
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A bundle on disk.
+
+    Attributes:
+        directory: its folder.
+        manifest: contents of its ``bundle.json``.
+    """
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def llm(self) -> Path:
+        """Folder of the graph, its weights, config and tokenizer."""
+        return self.directory / "llm"
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX graph."""
+        return self.llm / "model.onnx"
+
+    @property
+    def engine_path(self) -> Path | None:
+        """The TensorRT engine, if there is one."""
+        return self.llm / "llm.engine" if self.manifest.engine else None
+
+
+def load_bundle(path: Path, *, check_digests: bool = True) -> Bundle:
+    """Open a bundle after checking that each of its files is there with the size and digest of the manifest.
+
+    Args:
+        path: folder of the bundle.
+        check_digests: also read all files (about 1.5 GB/s a core) and compare their SHA-256; sizes are always checked.
+
+    Raises:
+        NotABundleError: the folder holds no bundle.
+        UnknownSchemaError: the manifest is of another schema version.
+        InvalidManifestError: the manifest is malformed.
+        DamagedBundleError: a file is missing or differs.
+    """
+    directory = Path(path)
+    if not directory.exists() and aside(directory).is_dir():
+        kept = str(aside(directory))
+        raise NotABundleError(
+            directory, f"a replacement was interrupted, and the old bundle lies in {kept!r}; rename it"
+        )
+    manifest = read_manifest(directory)
+    for record in manifest.files:
+        _check_size(directory, record)
+    if check_digests:
+        for record in manifest.files:
+            _check_digest(directory, record)
+    return Bundle(directory=directory, manifest=manifest)
+
+
+def _check_size(directory: Path, record: FileRecord) -> None:
+    file = directory / record.path
+    expected = f"{record.bytes} bytes"
+    if not file.is_file():
+        raise DamagedBundleError(directory, record.path, expected, "no such file")
+    size = file.stat().st_size
+    if size != record.bytes:
+        raise DamagedBundleError(directory, record.path, expected, f"{size} bytes")
+
+
+def _check_digest(directory: Path, record: FileRecord) -> None:
+    try:
+        found = sha256_of(directory / record.path)
+    except OSError as error:
+        raise DamagedBundleError(directory, record.path, "a readable file", str(error.strerror or error)) from error
+    if found != record.sha256:
+        raise DamagedBundleError(directory, record.path, f"sha256 {record.sha256}", found)

@@ -1,0 +1,274 @@
+"""``bundle.json``: what a bundle is, how it was made and how it was proved. Its keys are the public format.
+
+Unknown keys are refused on reading, so that a change of the format needs a new ``SCHEMA_VERSION``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError, field_validator
+
+from edgellm_core.bundle.errors import (
+    InvalidManifestError,
+    NotABundleError,
+    OutputNotWritableError,
+    UnknownSchemaError,
+)
+
+MANIFEST_NAME: Final = "bundle.json"
+SCHEMA_VERSION: Final = 1
+
+Range = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
+"""Smallest, most likely and largest size of a dimension."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(BaseModel):
+    """Base of all parts: immutable, exactly the declared keys, no NaN or infinity (JSON has none)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SourceRecord(Record):
+    """Where the model came from.
+
+    Attributes:
+        kind: for example ``hub``, ``directory`` or ``gguf``.
+        id: name on the hub, or path.
+        revision: commit on the hub; None elsewhere.
+        digest: identifies the exact checkpoint.
+    """
+
+    kind: str
+    id: str
+    revision: str | None
+    digest: str
+
+
+class FamilyRecord(Record):
+    """Which plugin handled the model.
+
+    Attributes:
+        name: family.
+        plugin: plugin that registered it.
+        version: version of that plugin.
+    """
+
+    name: str
+    plugin: str
+    version: str
+
+
+class StageRecord(Record):
+    """What one stage took.
+
+    Attributes:
+        name: stage.
+        seconds: wall-clock time.
+        peak_rss_mib: highest resident set size of the process during the stage, in MiB.
+        cached: True where an earlier result was used.
+    """
+
+    name: str
+    seconds: NonNegativeFloat
+    peak_rss_mib: NonNegativeFloat
+    cached: bool
+
+
+class VerificationRecord(Record):
+    """How the bundle was compared with the original model.
+
+    Attributes:
+        status: ``passed``, or ``skipped`` where it was switched off; what failed is not published.
+        reference: what it was compared with, in words.
+        prompts: number of prompts.
+        max_rel_err: largest relative error of the logits.
+        top1_agreement: share of positions with the same most likely token, 0 to 1.
+        kl: mean Kullback-Leibler divergence of the next-token distributions, in nats.
+        greedy_tokens_equal: True where greedy decoding gave the same tokens.
+        tolerance: largest ``max_rel_err`` that passes.
+    """
+
+    status: Literal["passed", "skipped"]
+    reference: str | None = None
+    prompts: NonNegativeInt = 0
+    max_rel_err: NonNegativeFloat | None = None
+    top1_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    kl: float | None = None
+    greedy_tokens_equal: bool | None = None
+    tolerance: NonNegativeFloat | None = None
+
+
+class SurgeryRecord(Record):
+    """What one surgery rule did.
+
+    Attributes:
+        rule: name of the rule.
+        expected: matches that the model predicts, or the smallest and the largest number (None: no upper limit).
+        applied: matches that were rewritten.
+    """
+
+    rule: str
+    expected: NonNegativeInt | tuple[NonNegativeInt, NonNegativeInt | None]
+    applied: NonNegativeInt
+
+
+class ProfileRecord(Record):
+    """An optimization profile of an engine.
+
+    Attributes:
+        name: for example ``prefill``.
+        batch: sequences at once.
+        seq: new tokens of each sequence.
+        past: cached tokens of each sequence.
+    """
+
+    name: str
+    batch: Range
+    seq: Range
+    past: Range
+
+
+class EngineRecord(Record):
+    """The TensorRT engine of the bundle.
+
+    Attributes:
+        backend: package that built it, ``tensorrt`` or ``tensorrt-rtx``.
+        version: version of that package.
+        compute_capability: ``10 * major + minor`` of the GPUs that it runs on; None where the backend does not tie it.
+        profiles: optimization profiles in the order of their indices.
+        bytes: size of the engine file.
+    """
+
+    backend: str
+    version: str
+    compute_capability: NonNegativeInt | None
+    profiles: tuple[ProfileRecord, ...]
+    bytes: NonNegativeInt
+
+
+class FileRecord(Record):
+    """One file of the bundle.
+
+    Attributes:
+        path: relative to the bundle, with ``/``.
+        bytes: size.
+        sha256: digest in hexadecimal digits.
+    """
+
+    path: str
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+    @field_validator("path")
+    @classmethod
+    def _stay_inside(cls, path: str) -> str:
+        pure = PurePosixPath(path)
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in path:
+            msg = "must be a relative path inside the bundle"
+            raise ValueError(msg)
+        return path
+
+
+class Manifest(Record):
+    """The whole of ``bundle.json``.
+
+    Attributes:
+        schema_version: version of this format.
+        source: where the model came from.
+        family: which plugin handled it.
+        target: form of graph and files, for example ``onnx``.
+        precision: for example ``fp16``.
+        versions: package → version that took part in the build.
+        stages: what each stage took.
+        verification: how the bundle was proved.
+        surgery: what each rule did.
+        engine: the engine, if there is one.
+        files: every file of the bundle but ``bundle.json``.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    source: SourceRecord
+    family: FamilyRecord
+    target: str
+    precision: str
+    versions: dict[str, str]
+    stages: tuple[StageRecord, ...]
+    verification: VerificationRecord
+    surgery: tuple[SurgeryRecord, ...]
+    engine: EngineRecord | None = None
+    files: tuple[FileRecord, ...]
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> Path:
+    """Write ``bundle.json`` so that it is whole or absent; return its path.
+
+    Raises:
+        OutputNotWritableError: the directory can't be written.
+    """
+    path = directory / MANIFEST_NAME
+    partial = path.with_suffix(".json.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(manifest.model_dump_json(indent=2) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OutputNotWritableError(directory, error) from error
+    return path
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and validate ``bundle.json``.
+
+    Raises:
+        NotABundleError: there is none.
+        UnknownSchemaError: it was written in another schema.
+        InvalidManifestError: its contents are not what this schema says.
+    """
+    path = directory / MANIFEST_NAME
+    fields = read_fields(directory)
+    version = fields.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UnknownSchemaError(path, version, SCHEMA_VERSION)
+    try:
+        # From text, because strict mode takes lists for tuples only there.
+        return Manifest.model_validate_json(json.dumps(fields), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidManifestError(path, where, first["msg"]) from error
+
+
+def read_fields(directory: Path) -> dict[str, Any]:
+    """Return the top-level keys of ``bundle.json`` without validating their values.
+
+    Raises:
+        NotABundleError: there is no such file.
+        InvalidManifestError: it is not a JSON object.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = f"{MANIFEST_NAME} can't be read: {error.strerror or error}"
+        if not directory.is_dir():
+            reason = "there is no such directory"
+        elif not path.exists():
+            reason = f"it has no {MANIFEST_NAME}"
+        raise NotABundleError(directory, reason) from error
+    except UnicodeDecodeError as error:
+        raise InvalidManifestError(path, "", "it is not UTF-8 text") from error
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise InvalidManifestError(path, "", f"it is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise InvalidManifestError(path, "", "it is not a JSON object")
+    return fields
