@@ -97,7 +97,8 @@ def keep_top_k(logits: Logits, count: int) -> Logits:
     if count == 0 or count >= len(logits):
         return logits
     threshold = np.partition(logits, -count)[-count]
-    return np.where(logits < threshold, np.float32(-np.inf), logits)
+    kept: Logits = np.where(logits < threshold, np.float32(-np.inf), logits)
+    return kept
 
 
 def keep_top_p(logits: Logits, total: float) -> Logits:
@@ -116,4 +117,5 @@ def keep_top_p(logits: Logits, total: float) -> Logits:
 def softmax(logits: Logits) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return probabilities in float64, which sum to 1 closely enough for ``Generator.choice``."""
     powers = np.exp(logits.astype(np.float64) - np.max(logits))
-    return powers / powers.sum()
+    probabilities: np.ndarray[Any, np.dtype[np.float64]] = powers / powers.sum()
+    return probabilities
