@@ -16,6 +16,7 @@ from edgellm_core.host.errors import (
     HookResultError,
     MalformedFamilyError,
     NoHookError,
+    NotAModuleError,
     PluginImportError,
     TransformersRangeError,
     UnknownHookError,
@@ -37,9 +38,12 @@ def import_plugin(candidate: Candidate) -> ModuleType:
 
     Raises:
         PluginImportError: the import raised, whatever it raised.
+        NotAModuleError: an entry point names something else.
     """
     try:
         return candidate.load()
+    except NotAModuleError:
+        raise
     except (Exception, SystemExit) as error:  # foreign code runs here: anything it raises is its own failure
         raise PluginImportError(candidate.name, error) from error
 

@@ -37,7 +37,7 @@ class NotAModuleError(PluginError):
     def __init__(self, plugin: str, value: str, loaded: object) -> None:
         """Build ``Plugin 'x': its entry point must name a module; …``."""
         super().__init__(
-            f"Plugin {plugin!r}: its entry point must name a module; {value!r} is a {type(loaded).__name__}. "
+            f"Plugin {plugin!r}: its entry point must name a module; {value!r} is of type {type(loaded).__name__}. "
             f"Write {value.partition(':')[0]!r}."
         )
 

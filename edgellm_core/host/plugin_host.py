@@ -287,5 +287,5 @@ def _is_named_command(item: Any) -> bool:
 
 
 def _looks_like_rule(item: Any) -> bool:
-    # The class lives in a higher layer and its module is not imported for this.
-    return not isinstance(item, type) and callable(getattr(item, "expected", None))
+    # Rule lives in a higher layer, in a module that imports graphsurgeon.
+    return not isinstance(item, type) and all(callable(getattr(item, name, None)) for name in ("match", "rewrite"))

@@ -1,0 +1,132 @@
+"""Hooks: what the host asks of plugins during a build, and the specifications themselves."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+import pytest
+
+from edgellm_core import hookspecs
+from edgellm_core.errors import PluginError
+from edgellm_core.host.errors import HookFailedError, HookResultError
+from edgellm_core.testing.plugin_files import write_plugin
+
+STAGES = """
+calls = []
+
+@hookimpl
+def edgellm_before_stage(stage, settings):
+    calls.append(("before", stage, settings["precision"]))
+
+@hookimpl
+def edgellm_after_stage(stage, seconds):
+    calls.append(("after", stage, seconds))
+
+@hookimpl
+def edgellm_stage_failed(stage, error):
+    calls.append(("failed", stage, str(error)))
+"""
+
+
+def test_stage_hooks_are_told(tmp_path, load):
+    path = write_plugin(tmp_path, "watcher", STAGES)
+    host = load(path)
+    settings = {"precision": "fp16"}
+    host.before_stage("trace", settings)
+    host.after_stage("trace", settings, 1.5)
+    host.stage_failed("bind", settings, ValueError("full disk"))
+    module = next(module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path))
+    assert module.calls == [("before", "trace", "fp16"), ("after", "trace", 1.5), ("failed", "bind", "full disk")]
+
+
+@pytest.mark.parametrize(
+    ("hook", "call"),
+    [
+        ("edgellm_before_stage", lambda host: host.before_stage("trace", {})),
+        ("edgellm_after_stage", lambda host: host.after_stage("trace", {}, 1.0)),
+        ("edgellm_stage_failed", lambda host: host.stage_failed("trace", {}, ValueError())),
+        ("edgellm_resolve_family", lambda host: host.select({})),
+        ("edgellm_register_rules", lambda host: host.rules()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_hook_that_fails_during_a_build_names_its_plugin(tmp_path, hook, call, load):
+    host = load(write_plugin(tmp_path, "bad", f"@hookimpl\ndef {hook}(): raise ValueError('no colour')"))
+    with pytest.raises(HookFailedError, match=f"Plugin 'bad' failed in {hook}: ValueError: no colour") as caught:
+        call(host)
+    assert isinstance(caught.value, PluginError)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_targets_commands_and_rules_are_collected(tmp_path, load):
+    body = '''
+import click
+
+class Board(Target):
+    name = "board"
+
+@hookimpl
+def edgellm_register_targets(): return [Board]
+
+@hookimpl
+def edgellm_register_commands(): return [click.Command("flash")]
+
+@hookimpl
+def edgellm_register_rules():
+    from edgellm_core.surgery.rule import Rule
+
+    class DropCopies(Rule):
+        """Drop nothing."""
+        def match(self, node, graph): return False
+        def rewrite(self, node, edit): raise NotImplementedError
+
+    return [DropCopies()]
+'''
+    host = load(write_plugin(tmp_path, "board", body))
+    assert [(name, target.name) for name, target in host.targets().items()] == [("board", "board")]
+    assert [(name, command.name) for name, command in host.commands().items()] == [("flash", "flash")]
+    assert [type(rule).__name__ for rule in host.rules()] == ["DropCopies"]
+    assert load().rules() == []
+
+
+def test_a_rule_class_in_place_of_an_instance_is_refused(tmp_path, load):
+    body = "@hookimpl\ndef edgellm_register_rules():\n    from edgellm_core.surgery.rule import Rule\n    return [Rule]"
+    host = load(write_plugin(tmp_path, "bad", body))
+    with pytest.raises(HookResultError, match="edgellm_register_rules must return a sequence of Rule instances"):
+        host.rules()
+
+
+def test_trace_prints_every_hook_call(tmp_path, capsys, load):
+    host = load(write_plugin(tmp_path, "watcher", STAGES), EDGELLM_TRACE="1")
+    host.before_stage("trace", {"precision": "fp16"})
+    with pytest.raises(HookFailedError, match="watcher"):
+        host.before_stage("trace", {})
+    lines = capsys.readouterr().err.splitlines()
+    assert "edgellm_register_families() in in-tree:llama" in lines
+    assert "edgellm_before_stage(stage='trace', settings={'precision': 'fp16'}) in path:watcher" in lines
+    assert "edgellm_before_stage → KeyError('precision')" in lines
+
+
+def test_without_trace_nothing_is_printed(capsys, load):
+    load()
+    assert capsys.readouterr() == ("", "")
+
+
+def hooks():
+    return {name: value for name, value in vars(hookspecs).items() if name.startswith("edgellm_")}
+
+
+def test_there_are_at_most_ten_hooks():
+    assert 0 < len(hooks()) <= 10
+
+
+@pytest.mark.parametrize("hook", hooks())
+def test_every_hook_is_documented_typed_and_called_by_the_host(hook):
+    function = hooks()[hook]
+    signature = inspect.signature(function)
+    assert function.__doc__
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(parameter.annotation is not inspect.Parameter.empty for parameter in signature.parameters.values())
+    assert all(f"{name}:" in function.__doc__ for name in signature.parameters)
+    assert f'"{hook}"' in inspect.getsource(sys.modules["edgellm_core.host.plugin_host"])
