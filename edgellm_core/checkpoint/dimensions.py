@@ -60,7 +60,9 @@ def read_dimensions(config: Mapping[str, Any], shapes: Iterable[tuple[int, ...]]
     if values["head_dim"] is None and hidden and heads:
         values["head_dim"] = hidden // heads
     if values["kv_heads"] is None:
-        values["kv_heads"] = 1 if _lookup(config, "multi_query") is True else heads
+        values["kv_heads"] = heads
+    if _lookup(config, "multi_query") is True and values["kv_heads"] == heads:
+        values["kv_heads"] = 1  # Falcon's config writes both; only another number than that of the heads is meant
     tied = _lookup(config, "tie_word_embeddings")
     if not isinstance(tied, bool):
         tied = _shares_embedding(values["vocab_size"], hidden, shapes)

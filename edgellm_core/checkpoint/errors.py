@@ -15,6 +15,14 @@ CONVERT_REMEDY = (
 )
 
 
+class MissingPathError(UserError):
+    """A path was given where nothing is."""
+
+    def __init__(self, source: str) -> None:
+        """Build the sentence from the path as the user gave it."""
+        super().__init__(f"There is nothing at '{source}'. Check the path; a hub model is written owner/name.")
+
+
 class NotACheckpointError(UserError):
     """A path was given that does not hold a model."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 import shutil
@@ -140,16 +141,25 @@ def _convert(header: GgufHeader, directory: Path, report: Reporter) -> None:
 
 
 def _load_model(header: GgufHeader) -> Any:
-    """Load the model in float32; fields of the file that are no settings of the model are dropped from its config."""
+    """Load the model in float32; fields of the file that are no settings of the model are dropped from its config.
+
+    Raises:
+        GgufConversionError: the file lacks a tensor of the model.
+    """
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
+    load: Any = AutoModelForCausalLM.from_pretrained  # its annotation leaves the loading info out
+    model, loaded = load(
         header.file.parent,
         gguf_file=header.file.name,
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
+        output_loading_info=True,
     )
+    missing = sorted(loaded["missing_keys"])
+    if missing:  # transformers would go on with random values
+        raise GgufConversionError(header.file, architecture(header), f"the file lacks {', '.join(missing[:3])}")
     for key in ("unk_token_id", "_model_name_or_path"):
         if key in vars(model.config):
             delattr(model.config, key)
@@ -223,11 +233,9 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _quiet(report: Reporter) -> Iterator[None]:
     """Silence transformers' progress bars and warnings; its loop over the tensors reports to ``report`` instead."""
-    import transformers.modeling_gguf_pytorch_utils
-
     # Any: transformers is annotated in part only
-    gguf_loader: Any = transformers.modeling_gguf_pytorch_utils
-    logging: Any = transformers.utils.logging
+    gguf_loader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    logging: Any = importlib.import_module("transformers.utils.logging")
 
     def reporting_loop(items: Sequence[Any], **_settings: Any) -> Iterator[Any]:
         for index, item in enumerate(items):

@@ -184,34 +184,26 @@ def hub_cache() -> Path:
 @contextmanager
 def hub_errors(location: Location) -> Iterator[None]:
     """Turn what huggingface_hub raises into a ``HubError`` of one or two sentences."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    import huggingface_hub.errors
 
-    # The base of all network errors is that of httpx or of httpx2, whichever this version of the hub client uses.
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
+    # Any: HTTPError, the base of all network errors, is re-exported from httpx or httpx2, whichever the version uses
+    errors: Any = huggingface_hub.errors
     name = location.id
     try:
         yield
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         remedy = f"Accept its terms at https://huggingface.co/{name} and log in with `hf auth login`. {location.hint}"
         raise HubError(name, "the repository is gated", remedy.strip()) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         remedy = f"Check the spelling; for a private repository log in with `hf auth login`. {location.hint}"
         raise HubError(name, "there is no such public repository", remedy.strip()) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         problem = f"it has no revision {location.revision!r}"
         raise HubError(name, problem, "Give a branch, a tag or a full commit hash.") from error
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise HubError(name, "it is not a valid repository id", "Write it as owner/name.") from error
-    except (LocalEntryNotFoundError, HTTPError, OSError) as error:
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+    except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError) as error:
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
             raise HubError(name, "a file of it has disappeared", "Try again.") from error
         cause = str(error).strip().splitlines() or [type(error).__name__]
         remedy = f"Check the network and HF_ENDPOINT, or give a local directory. {location.hint}"

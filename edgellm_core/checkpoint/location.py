@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from edgellm_core.checkpoint.errors import NotACheckpointError, UnreadableFileError
+from edgellm_core.checkpoint.errors import MissingPathError, NotACheckpointError, UnreadableFileError
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def locate(source: str, *, registry: ModelRegistry, revision: str | None = None)
 
     Raises:
         UnknownNameError: it is none of these; the message has the nearest registry name.
-        NotACheckpointError: it is a path without a model.
+        MissingPathError: it is a path where nothing is.
+        NotACheckpointError: it is a file that is no GGUF file.
         UnreadableFileError: the operating system refused to look at the path.
         InvalidSettingError: a revision was given for a local source.
     """
@@ -96,5 +97,5 @@ def _locate_path(source: str) -> Location | None:
             raise NotACheckpointError(path, "it is a file", "Give the directory that holds config.json.")
         return Location(kind="gguf", id=source, path=path)
     if path.suffix == ".gguf" or path.is_absolute() or source.startswith((".", "~")) or source.endswith("/"):
-        raise NotACheckpointError(path, "it does not exist", "Check the path.")
+        raise MissingPathError(source)
     return None
