@@ -68,6 +68,8 @@ class ModelFamily:
         model_types: values of config.json's ``model_type`` that it claims, exactly.
         architectures: values of config.json's ``architectures`` that it claims, exactly. They decide where both are
             present and differ.
+        modeled_as: transformers' ``model_type`` whose modeling code computes the family, for checkpoints whose own
+            ``model_type`` transformers does not know; empty for the first of ``model_types``.
         transformers: range of transformers versions that it supports (PEP 440 specifier).
         contract: version of this contract that it was written for.
         ignored_tensors: regular expressions (full match) of checkpoint tensors that the graph does not need.
@@ -78,6 +80,7 @@ class ModelFamily:
     name: ClassVar[str] = ""
     model_types: ClassVar[tuple[str, ...]] = ()
     architectures: ClassVar[tuple[str, ...]] = ()
+    modeled_as: ClassVar[str] = ""
     transformers: ClassVar[str] = ">=5.0"
     contract: ClassVar[int] = CONTRACT_VERSION
     ignored_tensors: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq",)
@@ -147,10 +150,12 @@ class Target:
     Attributes:
         name: value of ``--target``.
         opset: ONNX opset of the default domain.
+        domains: operator domains that may remain in the lowered graph; ``""`` is ONNX's own.
     """
 
     name: ClassVar[str] = ""
     opset: ClassVar[int] = 23
+    domains: ClassVar[tuple[str, ...]] = ("",)
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules that lower the semantic operators to what the runtime takes."""

@@ -37,6 +37,10 @@ class Expected:
         """Return the range that holds one count only."""
         return cls(count, count)
 
+    def as_json(self) -> int | tuple[int, int | None]:
+        """Return the count, or the bounds of the range, as the manifest has it."""
+        return self.at_least if self.at_least == self.at_most else (self.at_least, self.at_most)
+
     def __contains__(self, count: int) -> bool:
         return self.at_least <= count and (self.at_most is None or count <= self.at_most)
 

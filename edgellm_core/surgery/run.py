@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from edgellm_core.contract import GraphDimensions
 from edgellm_core.surgery.errors import DuplicateTensorError, RuleCountError
-from edgellm_core.surgery.rule import STAGES, Editor, NearMiss, Rule
+from edgellm_core.surgery.rule import STAGES, Editor, Expected, NearMiss, Rule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,13 +18,13 @@ class RuleResult:
 
     Attributes:
         rule: its name.
-        expected: how often it had to apply, as text.
+        expected: how often it had to apply.
         applied: how often it did.
         near_miss: the first node that almost matched.
     """
 
     rule: str
-    expected: str
+    expected: Expected
     applied: int
     near_miss: NearMiss | None = None
 
@@ -73,7 +73,7 @@ def _run_rule(graph: gs.Graph, rule: Rule, dimensions: GraphDimensions) -> RuleR
     expected = rule.expected(dimensions)
     if applied not in expected:
         raise RuleCountError(rule.name, str(expected), applied, near_miss)
-    return RuleResult(rule=rule.name, expected=str(expected), applied=applied, near_miss=near_miss)
+    return RuleResult(rule=rule.name, expected=expected, applied=applied, near_miss=near_miss)
 
 
 def refuse_duplicate_names(graph: gs.Graph) -> None:

@@ -1,1 +1,32 @@
 """Targets: what a runtime takes, one folder each."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Final
+
+from edgellm_core.contract import Target
+from edgellm_core.errors import UnknownNameError
+
+BUILT_IN: Final[Mapping[str, str]] = {"onnx": "edgellm_core.targets.onnx:OnnxTarget"}
+"""Targets of the core, by name; imported when they are used."""
+
+
+def find_target(name: str, brought: Mapping[str, type[Target]]) -> Target:
+    """Return a target by name.
+
+    Args:
+        name: value of ``--target``.
+        brought: targets that plugins bring; they win over the core's.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name in brought:
+        return brought[name]()
+    if name not in BUILT_IN:
+        raise UnknownNameError("target", name, {*BUILT_IN, *brought})
+    module, _, attribute = BUILT_IN[name].partition(":")
+    target: type[Target] = getattr(importlib.import_module(module), attribute)
+    return target()

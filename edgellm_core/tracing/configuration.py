@@ -57,8 +57,8 @@ def load_config(
     Args:
         directory: folder with config.json.
         config: its parsed contents.
-        family: the family that was selected; its first ``model_type`` is used where transformers does not know the
-            checkpoint's own.
+        family: the family that was selected; what it is modeled as is used where transformers does not know the
+            checkpoint's own ``model_type``.
         nearest: names of families near a config, for the error message.
 
     Raises:
@@ -68,7 +68,7 @@ def load_config(
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     model_type = config.get("model_type")
-    known = next((name for name in (model_type, *family.model_types) if name in CONFIG_MAPPING), None)
+    known = next((name for name in (model_type, family.modeled_as, *family.model_types) if name in CONFIG_MAPPING), None)
     if known is None:
         reason = "the installed transformers does not know it"
         raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, nearest(config))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import onnx_graphsurgeon as gs
 
-if TYPE_CHECKING:
-    from edgellm_core.tracing.template import Template
+from edgellm_core.tracing.template import LayerNaming, Template
 
 INPUT_MARK: Final = "LayerInput"
 OUTPUT_MARK: Final = "LayerOutput"
-_STATE = re.compile(r"(past_key_values|present)\.(\d+)\.(.+)")
 LEADING_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
 
 
@@ -38,37 +35,12 @@ class Bodies:
     layers: dict[int, list[gs.Node]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Naming:
-    """Which layer a tensor's name speaks of, and its name for another layer."""
-
-    layers: str
-
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile(rf"({re.escape(self.layers)}\.)(\d+)(\..+)")
-
-    def layer(self, name: str) -> int | None:
-        """Return the layer whose parameter or state this is, or None."""
-        found = self._pattern().fullmatch(name) if self.layers else None
-        if found:
-            return int(found[2])
-        state = _STATE.fullmatch(name)
-        return int(state[2]) if state else None
-
-    def rename(self, name: str, layer: int) -> str:
-        """Return the same parameter's or state's name in another layer."""
-        state = _STATE.fullmatch(name)
-        if state:
-            return f"{state[1]}.{layer}.{state[3]}"
-        return self._pattern().sub(lambda found: f"{found[1]}{layer}{found[3]}", name)
-
-
 def marks(graph: gs.Graph, kind: str) -> dict[int, gs.Node]:
     """Return the layer marks of one kind by layer."""
     return {int(node.attrs["layer"]): node for node in graph.nodes if node.op == kind}
 
 
-def sort_nodes(graph: gs.Graph, naming: Naming) -> Bodies:
+def sort_nodes(graph: gs.Graph, naming: LayerNaming) -> Bodies:
     """Sort a template's nodes into layers: a node belongs to the layer whose values, parameters or states it sees.
 
     Raises:
@@ -104,7 +76,7 @@ def sort_nodes(graph: gs.Graph, naming: Naming) -> Bodies:
     return bodies
 
 
-def _layers_seen(node: gs.Node, owner: dict[int, int], naming: Naming) -> Iterator[int]:
+def _layers_seen(node: gs.Node, owner: dict[int, int], naming: LayerNaming) -> Iterator[int]:
     for tensor in node.inputs:
         layer = owner.get(id(tensor))
         if layer is None and not tensor.inputs:
@@ -113,7 +85,7 @@ def _layers_seen(node: gs.Node, owner: dict[int, int], naming: Naming) -> Iterat
             yield layer
 
 
-def body_digests(graph: gs.Graph, bodies: Bodies, layer: int, naming: Naming) -> dict[str, str]:
+def body_digests(graph: gs.Graph, bodies: Bodies, layer: int, naming: LayerNaming) -> dict[str, str]:
     """Return a digest of how each result of one layer is computed; equal digests mean equal bodies.
 
     The layer's own parameters and states are named relative to it; shared values count by identity.
@@ -148,7 +120,7 @@ def check_stampable(graph: gs.Graph, layers: str, guards: Iterable[tuple[int, in
     Raises:
         NotStampableError: naming the layers whose bodies differ.
     """
-    naming = Naming(layers)
+    naming = LayerNaming(layers)
     bodies = sort_nodes(graph, naming)
     for first, last in guards:
         if body_digests(graph, bodies, first, naming) != body_digests(graph, bodies, last, naming):
@@ -167,19 +139,23 @@ def stamp(template: Template) -> gs.Graph:
         _Stamper(graph, template).run()
     else:
         _drop_marks(graph)
-    real = [t for t in graph.inputs if t.name in LEADING_INPUTS or _STATE.fullmatch(t.name)]
-    graph.inputs = sorted(real, key=_io_order)
-    graph.outputs = sorted(graph.outputs, key=_io_order)
+    graph.inputs = sorted((t for t in graph.inputs if t.name in LEADING_INPUTS or _is_state(t)), key=_io_order)
     graph.cleanup().toposort()
     graph.outputs = sorted(graph.outputs, key=_io_order)  # toposort reorders them
     return graph
 
 
+def _is_state(tensor: gs.Tensor) -> bool:
+    return bool(tensor.name.startswith(("past_", "present")))
+
+
 def _io_order(tensor: gs.Tensor) -> tuple[int, int, str]:
     if tensor.name in LEADING_INPUTS:
         return 0, LEADING_INPUTS.index(tensor.name), ""
-    state = _STATE.fullmatch(tensor.name)
-    return (2, int(state[2]), state[3]) if state else (1, 0, tensor.name)
+    if not _is_state(tensor):
+        return 1, 0, tensor.name
+    _kind, layer, part = tensor.name.split(".", 2)
+    return 2, int(layer), part
 
 
 def _drop_marks(graph: gs.Graph) -> None:
@@ -204,7 +180,7 @@ class _Stamper:
     def __init__(self, graph: gs.Graph, template: Template) -> None:
         self._graph = graph
         self._sources = template.representative_of
-        self._naming = Naming(template.layers)
+        self._naming = LayerNaming(template.layers)
         self._bodies = sort_nodes(graph, self._naming)
         self._enter, self._leave = marks(graph, INPUT_MARK), marks(graph, OUTPUT_MARK)
         self._inside = {id(node) for body in self._bodies.layers.values() for node in body}

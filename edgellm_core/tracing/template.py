@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.contract import GraphDimensions
 
@@ -29,6 +30,37 @@ class ParameterSpec:
 
     element_type: str
     shape: tuple[int, ...]
+
+
+_STATE: Final = re.compile(r"(past_key_values|present)\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class LayerNaming:
+    """Which decoder layer the name of a parameter or state speaks of, and its name for another layer.
+
+    Attributes:
+        layers: path of the decoder layers in parameter names; empty if unknown.
+    """
+
+    layers: str
+
+    def layer(self, name: str) -> int | None:
+        """Return the layer whose parameter or state this is, or None."""
+        state = _STATE.fullmatch(name)
+        if state:
+            return int(state[2])
+        index, _, rest = name.removeprefix(self.layers + ".").partition(".")
+        inside = bool(self.layers) and name.startswith(self.layers + ".") and bool(rest) and index.isdigit()
+        return int(index) if inside else None
+
+    def rename(self, name: str, layer: int) -> str:
+        """Return the same parameter's or state's name in another layer."""
+        state = _STATE.fullmatch(name)
+        if state:
+            return f"{state[1]}.{layer}.{state[3]}"
+        rest = name.removeprefix(self.layers + ".").partition(".")[2]
+        return f"{self.layers}.{layer}.{rest}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +87,19 @@ class Template:
     def is_stamped(self) -> bool:
         """Say whether some layer is stamped from another one."""
         return any(layer != source for layer, source in enumerate(self.representative_of))
+
+    def stamped_parameters(self) -> dict[str, ParameterSpec]:
+        """Return the parameters of the whole model: each layer has those of its representative."""
+        naming = LayerNaming(self.layers)
+        stamped: dict[str, ParameterSpec] = {}
+        for name, spec in self.parameters.items():
+            source = naming.layer(name)
+            if source is None:
+                stamped[name] = spec
+                continue
+            copies = [layer for layer, of in enumerate(self.representative_of) if of == source]
+            stamped.update((naming.rename(name, layer), spec) for layer in copies)
+        return stamped
 
     def dimensions(self) -> GraphDimensions:
         """Return what the stamped graph must contain, from the calls that the model made."""

@@ -1,0 +1,227 @@
+"""One build from source to published bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgellm_core.bundle import (
+    Bundle,
+    EngineRecord,
+    FamilyRecord,
+    Manifest,
+    SourceRecord,
+    StageRecord,
+    SurgeryRecord,
+    VerificationRecord,
+    check_output,
+    file_records,
+    load_bundle,
+    publish,
+    write_manifest,
+)
+from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
+from edgellm_core.contract import Target
+from edgellm_core.errors import EdgellmError
+from edgellm_core.events import Listener, Reporter, ignore_events
+from edgellm_core.host import PluginHost, Selection
+from edgellm_core.pipeline.export import Export, export_graph
+from edgellm_core.pipeline.fingerprint import MANIFEST_PACKAGES, code_digest, digest_of, installed_versions
+from edgellm_core.pipeline.settings import BuildSettings
+from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
+from edgellm_core.registry import ModelRegistry
+from edgellm_core.targets import find_target
+
+if TYPE_CHECKING:
+    from edgellm_core.engine import EngineRecord as BuiltEngine
+
+ENGINE_FILE: Final = "llm.engine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One build with everything that its stages share.
+
+    Attributes:
+        source: as the user named it.
+        out: where the bundle goes.
+        settings: what was asked for.
+        host: the plugins.
+        target: the target.
+        workspace: the work directory.
+        runner: runs the stages.
+    """
+
+    source: str
+    out: Path
+    settings: BuildSettings
+    host: PluginHost
+    target: Target
+    workspace: Workspace
+    runner: StageRunner
+
+
+def build(
+    source: str, out: Path, settings: BuildSettings | None = None, *, listener: Listener = ignore_events
+) -> Bundle:
+    """Build a verified bundle.
+
+    Args:
+        source: name in the registry, hub id, directory, or ``.gguf`` file.
+        out: directory to publish; must not exist, or be a bundle and ``settings.force``.
+        settings: what to build; None for the defaults.
+        listener: receives the events of all stages.
+
+    Returns:
+        The published bundle.
+
+    Raises:
+        EdgellmError: the model can't be built, or differs from the original; nothing is published.
+    """
+    settings = settings or BuildSettings()
+    check_output(out, force=settings.force)
+    host = PluginHost.load(settings.plugin_paths)
+    job = Job(
+        source=source,
+        out=out,
+        settings=settings,
+        host=host,
+        target=find_target(settings.target, host.targets()),
+        workspace=Workspace(out, use_cache=settings.use_cache),
+        runner=StageRunner(host=host, listener=listener, settings=_told(source, out, settings), outcomes=[]),
+    )
+    try:
+        _run(job)
+    except EdgellmError as error:
+        if not error.resumable:
+            job.workspace.remove()
+        raise
+    job.workspace.remove()
+    return load_bundle(out, check_digests=False)
+
+
+def _run(job: Job) -> None:
+    settings, runner = job.settings, job.runner
+    checkpoint, selection = runner.run("checkpoint", lambda report: _open(job, report))
+    export = export_graph(
+        checkpoint, selection, job.target, settings, host=job.host, workspace=job.workspace, runner=runner
+    )
+    verification = _verify_stage(job, checkpoint, selection, export)
+    engine = _engine_stage(job, checkpoint, export)
+    runner.run("publish", lambda _report: _publish(job, checkpoint, selection, export, verification, engine))
+
+
+def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection]:
+    registry = ModelRegistry.load()
+    checkpoint = open_checkpoint(job.source, registry=registry, revision=job.settings.revision, report=report)
+    selection = job.host.select(
+        checkpoint.config, forced=job.settings.family, directory=checkpoint.directory
+    )
+    report.note(f"Family {selection.family.name!r}: {selection.reason}.")
+    return checkpoint, selection
+
+
+def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export: Export) -> dict[str, Any]:
+    settings = job.settings
+    if settings.verify == "off":
+        return {"status": "skipped"}
+    fingerprint = digest_of(export.fingerprint, settings.verify, settings.max_memory, code_digest())
+
+    def body(report: Reporter) -> dict[str, Any]:
+        from edgellm_core.verification.gate import verify_graph
+        from edgellm_core.verification.mode import choose_mode
+
+        mode = choose_mode(
+            settings.verify, checkpoint, settings.precision, max_memory=settings.max_memory, report=report
+        )
+        result = verify_graph(
+            export.model_path, checkpoint, selection.family, precision=settings.precision, mode=mode, report=report
+        )
+        return result.record().model_dump()
+
+    record: dict[str, Any] = job.runner.resume("verify", job.workspace, fingerprint, body)
+    return record
+
+
+def _engine_stage(job: Job, checkpoint: Checkpoint, export: Export) -> dict[str, Any] | None:
+    settings = job.settings
+    if settings.engine == "none":
+        return None
+    from edgellm_core.engine import choose_backend, limits_for_context
+
+    limits = limits_for_context(
+        checkpoint.config.get("max_position_embeddings"),
+        max_batch_size=settings.max_batch_size,
+        max_input_len=settings.max_input_len,
+        max_seq_len=settings.max_seq_len,
+    )
+
+    def body(report: Reporter) -> dict[str, Any]:
+        from edgellm_core.engine import build_engine
+
+        backend = choose_backend(settings.engine, report, compute_capability=settings.compute_capability)
+        if backend is None:
+            return {}
+        record = build_engine(
+            export.model_path,
+            job.workspace.llm / ENGINE_FILE,
+            backend=backend,
+            compute_capability=settings.compute_capability,
+            limits=limits,
+            report=report,
+        )
+        return _engine_fields(record)
+
+    asked = [settings.engine, settings.compute_capability, str(limits), installed_versions(("tensorrt", "tensorrt-rtx"))]
+    chosen: dict[str, Any] = job.runner.resume("engine", job.workspace, digest_of(export.fingerprint, *asked), body)
+    return chosen or None
+
+
+def _engine_fields(record: BuiltEngine) -> dict[str, Any]:
+    fields = dataclasses.asdict(record)
+    return {name: fields[name] for name in EngineRecord.model_fields}
+
+
+def _publish(
+    job: Job,
+    checkpoint: Checkpoint,
+    selection: Selection,
+    export: Export,
+    verification: dict[str, Any],
+    engine: dict[str, Any] | None,
+) -> None:
+    source = checkpoint.source
+    manifest = Manifest(
+        source=SourceRecord(kind=source.kind, id=source.id, revision=source.revision, digest=source.digest),
+        family=FamilyRecord(
+            name=selection.family.name, plugin=selection.plugin.name, version=selection.plugin.version
+        ),
+        target=job.target.name,
+        precision=job.settings.precision,
+        versions=installed_versions(MANIFEST_PACKAGES),
+        stages=tuple(StageRecord(**outcome_fields(outcome)) for outcome in job.runner.outcomes),
+        verification=VerificationRecord(**verification),
+        surgery=tuple(
+            SurgeryRecord(rule=r.rule, expected=r.expected.as_json(), applied=r.applied) for r in export.graph.rules
+        ),
+        engine=EngineRecord(**engine) if engine else None,
+        files=tuple(file_records(job.workspace.bundle, export.digests)),
+    )
+    write_manifest(job.workspace.bundle, manifest)
+    publish(job.workspace.bundle, job.out, force=job.settings.force)
+
+
+def _told(source: str, out: Path, settings: BuildSettings) -> dict[str, Any]:
+    """Return what stage hooks of plugins are told."""
+    return {
+        "source": source,
+        "out": str(out),
+        "target": settings.target,
+        "precision": settings.precision,
+        "verify": settings.verify,
+        "engine": settings.engine,
+    }
+
+

@@ -1,0 +1,223 @@
+"""The stages trace, surgery and bind: from a checkpoint to a bound ONNX graph in a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgellm_core.checkpoint.source import Checkpoint
+from edgellm_core.contract import Target
+from edgellm_core.events import Reporter
+from edgellm_core.host import PluginHost, Selection
+from edgellm_core.pipeline.fingerprint import code_digest, digest_of
+from edgellm_core.pipeline.settings import BuildSettings
+from edgellm_core.pipeline.trace_cache import store_template, trace_key
+from edgellm_core.pipeline.workspace import StageRunner, Workspace
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgellm_core.surgery.run import RuleResult
+    from edgellm_core.tracing.template import Template
+
+MODEL_FILE: Final = "model.onnx"
+DATA_FILE: Final = "model.onnx.data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweredGraph:
+    """A graph in the target's operators, without weights.
+
+    Attributes:
+        model: the graph; its parameters are names without a value.
+        rules: what each rule did.
+        operators_before: operators of the stamped graph.
+        operators_after: operators of the lowered graph.
+    """
+
+    model: onnx.ModelProto
+    rules: Sequence[RuleResult]
+    operators_before: dict[str, int]
+    operators_after: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A bound graph on disk.
+
+    Attributes:
+        model_path: ``model.onnx``; its data lies beside it.
+        graph: how it was lowered.
+        fingerprint: changes with anything that the files depend on.
+        digests: sha256 of files that were digested while they were written, by path in the bundle.
+    """
+
+    model_path: Path
+    graph: LoweredGraph
+    fingerprint: str
+    digests: dict[str, str]
+
+
+def export_graph(
+    checkpoint: Checkpoint,
+    selection: Selection,
+    target: Target,
+    settings: BuildSettings,
+    *,
+    host: PluginHost,
+    workspace: Workspace,
+    runner: StageRunner,
+) -> Export:
+    """Run trace, surgery and bind, using what the caches hold.
+
+    Raises:
+        EdgellmError: the model can't be exported; one class per cause.
+    """
+    key = trace_key(checkpoint.config, selection, settings.precision, full_depth=settings.full_depth)
+    template = _trace_stage(key, checkpoint, selection, settings, host, runner)
+    lowered: LoweredGraph = runner.run("surgery", lambda _report: lower(template, selection, target, host))
+    fingerprint = digest_of(checkpoint.fingerprint(), key, target.name, code_digest())
+    bound: dict[str, str] = runner.resume(
+        "bind",
+        workspace,
+        fingerprint,
+        lambda report: bind_graph(lowered.model, template, checkpoint, selection, workspace.llm, report),
+    )
+    return Export(
+        model_path=workspace.llm / MODEL_FILE,
+        graph=lowered,
+        fingerprint=fingerprint,
+        digests={f"llm/{DATA_FILE}": bound["sha256"]},
+    )
+
+
+def _trace_stage(
+    key: str,
+    checkpoint: Checkpoint,
+    selection: Selection,
+    settings: BuildSettings,
+    host: PluginHost,
+    runner: StageRunner,
+) -> Template:
+    from edgellm_core.pipeline.trace_cache import cached_template
+
+    stored = cached_template(key) if settings.use_cache else None
+    if stored is not None:
+        runner.cached("trace", None)
+        return stored
+
+    def body(report: Reporter) -> Template:
+        from edgellm_core.tracing.configuration import load_config
+        from edgellm_core.tracing.trace import trace
+
+        config = load_config(checkpoint.directory, checkpoint.config, selection.family, host.nearest)
+        return trace(
+            config, selection.family, settings.precision, full_depth=settings.full_depth, report=report
+        )
+
+    template: Template = runner.run("trace", body)
+    if settings.use_cache:
+        store_template(key, template)
+    return template
+
+
+def lower(template: Template, selection: Selection, target: Target, host: PluginHost) -> LoweredGraph:
+    """Stamp a template to full depth and lower it to the target's operators.
+
+    Raises:
+        LeftoverOperatorsError: a semantic operator that no rule lowered.
+    """
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.surgery.errors import LeftoverOperatorsError
+    from edgellm_core.surgery.rules import core_rules
+    from edgellm_core.surgery.run import leftover_operators, operator_counts, run_rules
+    from edgellm_core.tracing.stamping import stamp
+
+    graph = stamp(template)
+    before = operator_counts(graph)
+    rules = [*core_rules(), *host.rules(), *selection.family.rules(), *target.rules()]
+    results = run_rules(graph, rules, template.dimensions())
+    leftover = leftover_operators(graph, target.domains)
+    if leftover:
+        raise LeftoverOperatorsError(target.name, leftover)
+    model = gs.export_onnx(graph)
+    model.ir_version = template.model.ir_version
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", target.opset))
+    return LoweredGraph(
+        model=model, rules=results, operators_before=before, operators_after=operator_counts(graph)
+    )
+
+
+def bind_graph(
+    model: onnx.ModelProto,
+    template: Template,
+    checkpoint: Checkpoint,
+    selection: Selection,
+    folder: Path,
+    report: Reporter,
+) -> dict[str, Any]:
+    """Stream the weights beside the graph and write both, with the files that a runtime needs.
+
+    Returns:
+        ``sha256`` of the data file.
+
+    Raises:
+        EdgellmError: a tensor is missing, unexpected, malformed or out of range.
+    """
+    from edgellm_core.weights.accounting import account
+    from edgellm_core.weights.binder import bind
+    from edgellm_core.weights.external_data import attach
+
+    used = {name for node in model.graph.node for name in node.input}
+    parameters = template.stamped_parameters()
+    idle = [name for name in parameters if name not in used]
+    if idle:
+        report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
+    recipes = account(
+        parameters, checkpoint.tensors, tied=template.tied, ignored=selection.family.ignored_tensors
+    )
+    recipes = [recipe for recipe in recipes if recipe.name in used]
+    bound = bind(recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
+    attach(model, recipes, bound.layout, location=DATA_FILE)
+    (folder / MODEL_FILE).write_bytes(model.SerializeToString())
+    write_support_files(checkpoint, selection, folder, report)
+    return {"sha256": bound.sha256}
+
+
+def write_support_files(checkpoint: Checkpoint, selection: Selection, folder: Path, report: Reporter) -> None:
+    """Copy config, generation config, tokenizer and chat template; fill in what a runtime needs and is missing."""
+    names = [checkpoint.directory / name for name in ("config.json", "generation_config.json")]
+    for path in (*names, *checkpoint.tokenizer_files()):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    tokenizer = checkpoint.tokenizer_files()
+    if not tokenizer:
+        report.note("The checkpoint has no tokenizer; the bundle runs on token ids only.")
+    elif not (folder / "tokenizer.json").is_file():
+        _write_fast_tokenizer(checkpoint.directory, folder)
+    template = selection.family.chat_template()
+    if template is not None and not _has_chat_template(folder):
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        report.note(f"The checkpoint has no chat template; the bundle takes that of family {selection.family.name!r}.")
+
+
+def _write_fast_tokenizer(directory: Path, folder: Path) -> None:
+    """Convert a tokenizer of an older form to tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(directory, use_fast=True, local_files_only=True).save_pretrained(folder)
+
+
+def _has_chat_template(folder: Path) -> bool:
+    import json
+
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))

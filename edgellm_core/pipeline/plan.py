@@ -1,0 +1,86 @@
+"""What a build would do, for ``--dry-run``: stages with their cost, and what will not work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgellm_core.bundle import check_output
+from edgellm_core.checkpoint.preflight import read_metadata, summarize
+from edgellm_core.host import PluginHost
+from edgellm_core.pipeline.settings import BuildSettings
+from edgellm_core.pipeline.trace_cache import cached_template, trace_key
+from edgellm_core.registry import ModelRegistry
+from edgellm_core.targets import find_target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedStage:
+    """One stage of a plan; RAM and disk in bytes."""
+
+    stage: str
+    ram: int
+    disk: int
+    cached: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a build would do.
+
+    Attributes:
+        source: the model.
+        out: where the bundle would go.
+        family: the family that would handle it, and why.
+        stages: the stages in order.
+        will_not_work: reasons why the build would fail.
+    """
+
+    source: str
+    out: str
+    family: str
+    stages: tuple[PlannedStage, ...]
+    will_not_work: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return the plan as one JSON object."""
+        return json.dumps(asdict(self))
+
+    def to_text(self) -> str:
+        """Return the plan for people."""
+        lines = [f"{self.source} → {self.out}", f"family {self.family}"]
+        for stage in self.stages:
+            cost = "from cache" if stage.cached else f"RAM {stage.ram / 2**30:.1f} GiB, disk {stage.disk / 2**30:.1f} GiB"
+            lines.append(f"  {stage.stage:<14}{cost}")
+        lines += [f"Will not work: {reason}" for reason in self.will_not_work]
+        return "\n".join(lines)
+
+
+def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
+    """Plan a build without reading weights.
+
+    Raises:
+        EdgellmError: the build would be refused at once.
+    """
+    check_output(out, force=settings.force)
+    host = PluginHost.load(settings.plugin_paths)
+    find_target(settings.target, host.targets())
+    metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision)
+    selection = host.select(metadata.config, forced=settings.family, directory=metadata.directory)
+    summary = summarize(metadata, precision=settings.precision, claimed=selection.family.name != "generic", output=out)
+    key = trace_key(metadata.config, selection, settings.precision, full_depth=settings.full_depth)
+    traced = settings.use_cache and cached_template(key) is not None
+    left_out = {"off": ("verify full", "verify layers"), "full": ("verify layers",), "layers": ("verify full",)}
+    skipped = {*left_out.get(settings.verify, ()), *(("engine",) if settings.engine == "none" else ())}
+    return Plan(
+        source=source,
+        out=str(out),
+        family=f"{selection.family.name}: {selection.reason}",
+        stages=tuple(
+            PlannedStage(stage=s.stage, ram=s.ram, disk=s.disk, cached=traced and s.stage == "trace")
+            for s in summary.stages
+            if s.stage not in skipped
+        ),
+        will_not_work=summary.will_not_work,
+    )

@@ -1,0 +1,83 @@
+"""What a build is asked to do, checked before anything runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edgellm_core.errors import InvalidSettingError, UnknownNameError
+from edgellm_core.settings import ELEMENT_TYPES
+
+VERIFY_MODES: Final = ("auto", "full", "layers", "off")
+_UNITS: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """Settings of a build; every field has the command line's default.
+
+    Attributes:
+        target: form of the graph.
+        precision: element type of weights and activations.
+        family: name of the family to treat the model as; None lets the claims decide.
+        plugin_paths: folders with further plugins.
+        revision: branch, tag or commit of a hub repository.
+        full_depth: trace every layer instead of stamping.
+        verify: ``auto``, ``full``, ``layers`` or ``off``.
+        engine: ``auto``, ``none``, ``tensorrt`` or ``tensorrt-rtx``.
+        compute_capability: 10 * major + minor of the GPU that the engine is for; None for the builder's default.
+        max_batch_size: largest batch of the engine; None for its default.
+        max_input_len: longest prompt of the engine; None for its default.
+        max_seq_len: longest sequence of the engine; None for its default.
+        max_memory: budget of main memory in bytes; None for what is free.
+        use_cache: use cached traces and finished stages.
+        force: replace an existing bundle.
+
+    Raises:
+        UnknownNameError: a choice that does not exist.
+        InvalidSettingError: a value out of range.
+    """
+
+    target: str = "onnx"
+    precision: str = "fp16"
+    family: str | None = None
+    plugin_paths: tuple[Path, ...] = ()
+    revision: str | None = None
+    full_depth: bool = False
+    verify: str = "auto"
+    engine: str = "auto"
+    compute_capability: int | None = None
+    max_batch_size: int | None = None
+    max_input_len: int | None = None
+    max_seq_len: int | None = None
+    max_memory: int | None = None
+    use_cache: bool = True
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work, before anything is downloaded."""
+        if self.precision not in ELEMENT_TYPES:
+            raise UnknownNameError("precision", self.precision, ELEMENT_TYPES)
+        if self.verify not in VERIFY_MODES:
+            raise UnknownNameError("verification mode", self.verify, VERIFY_MODES)
+        if self.max_input_len is not None and self.max_seq_len is not None and self.max_input_len > self.max_seq_len:
+            raise InvalidSettingError(
+                "--max-input-len",
+                f"must not exceed --max-seq-len ({self.max_seq_len})",
+                self.max_input_len,
+                "Lower --max-input-len or raise --max-seq-len.",
+            )
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that ``8GiB``, ``512 MB`` or ``1024`` mean.
+
+    Raises:
+        InvalidSettingError: not a size.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if not found or found[2].lower() not in _UNITS:
+        raise InvalidSettingError("--max-memory", "must be a size", repr(text), "Write it like 8GiB or 512MiB.")
+    return int(float(found[1]) * _UNITS[found[2].lower()])

@@ -1,0 +1,58 @@
+"""Traces by what they depend on, so that a second build of an architecture imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgellm_core.host import Selection, plugin_digest
+from edgellm_core.pipeline.fingerprint import TRACE_PACKAGES, code_digest, digest_of, installed_versions
+from edgellm_core.settings import cache_directory
+
+if TYPE_CHECKING:
+    from edgellm_core.tracing.template import Template
+
+IRRELEVANT_KEYS: Final = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype"})
+"""Keys of config.json that differ between checkpoints of one architecture and never reach the trace."""
+
+
+def trace_key(config: Mapping[str, Any], selection: Selection, precision: str, *, full_depth: bool) -> str:
+    """Return the key of a trace: over config.json, versions, plugin, settings and the core's code."""
+    relevant = {key: value for key, value in config.items() if key not in IRRELEVANT_KEYS}
+    family = [selection.family.name, selection.plugin.name, plugin_digest(selection.plugin)]
+    return digest_of(
+        relevant, installed_versions(TRACE_PACKAGES), family, [precision, full_depth], code_digest()
+    )
+
+
+def cached_template(key: str) -> Template | None:
+    """Return a stored template, or None."""
+    folder = _folder(key)
+    if not (folder / "template.json").is_file():
+        return None
+    from edgellm_core.tracing.template import Template
+
+    try:
+        return Template.load(folder)
+    except (ValueError, KeyError, OSError):  # written by a crash or another version; traced anew
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def store_template(key: str, template: Template) -> None:
+    """Store a template under its key, whole or not at all."""
+    folder = _folder(key)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    try:
+        template.save(temporary)
+        temporary.rename(folder)
+    except OSError:  # another build stored the same trace first
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _folder(key: str) -> Path:
+    return cache_directory() / "traces" / key

@@ -1,0 +1,143 @@
+"""The work directory beside the output: finished stages survive a crash, refused builds leave nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from edgellm_core.events import Listener, Reporter, peak_rss_mib, stage_events
+from edgellm_core.host import PluginHost
+
+PREFIX: Final = ".edgellm-work-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageOutcome:
+    """What one stage did.
+
+    Attributes:
+        name: its name.
+        seconds: wall-clock seconds, 0 when an earlier result was used.
+        peak_rss_mib: highest resident set size while it ran.
+        cached: an earlier result was used.
+        result: what the stage returned; JSON values.
+    """
+
+    name: str
+    seconds: float
+    peak_rss_mib: float
+    cached: bool
+    result: Any
+
+
+class Workspace:
+    """Finished stages of one build, on disk.
+
+    Attributes:
+        directory: the work directory, beside the output.
+        bundle: the folder in it that becomes the output.
+    """
+
+    def __init__(self, out: Path, *, use_cache: bool) -> None:
+        self.directory = out.parent / f"{PREFIX}{out.name}"
+        self.bundle = self.directory / "bundle"
+        self._record = self.directory / "stages.json"
+        if not use_cache:
+            self.remove()
+
+    @property
+    def llm(self) -> Path:
+        """Return the folder of the model inside the bundle, created if need be."""
+        folder = self.bundle / "llm"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def finished(self, stage: str, fingerprint: str) -> Any:
+        """Return the stored result of a stage, or None if it has none under this fingerprint."""
+        stored = self._stages().get(stage)
+        return stored["result"] if stored and stored["fingerprint"] == fingerprint else None
+
+    def store(self, stage: str, fingerprint: str, result: Any) -> None:
+        """Store the result of a stage."""
+        stages = {**self._stages(), stage: {"fingerprint": fingerprint, "result": result}}
+        temporary = self._record.with_suffix(".new")
+        temporary.write_text(json.dumps(stages), encoding="utf-8")
+        temporary.replace(self._record)
+
+    def remove(self) -> None:
+        """Delete the work directory."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _stages(self) -> dict[str, Any]:
+        try:
+            stages: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # no record yet, or one that a crash cut short
+            return {}
+        return stages
+
+
+@dataclass(kw_only=True)
+class StageRunner:
+    """Runs stages one after the other and tells listener and plugins about them.
+
+    Attributes:
+        host: plugins whose stage hooks are called.
+        listener: receives the events.
+        settings: what stage hooks are told.
+        outcomes: the stages so far.
+    """
+
+    host: PluginHost
+    listener: Listener
+    settings: Mapping[str, Any]
+    outcomes: list[StageOutcome]
+
+    def run(self, name: str, body: Callable[[Reporter], Any]) -> Any:
+        """Run a stage and return what its body returns."""
+        self.host.before_stage(name, self.settings)
+        try:
+            with stage_events(name, self.listener) as report:
+                result = body(report)
+        except BaseException as error:
+            self.host.stage_failed(name, self.settings, error)
+            raise
+        self.outcomes.append(
+            StageOutcome(
+                name=name,
+                seconds=round(report.seconds, 3),
+                peak_rss_mib=round(peak_rss_mib(), 1),
+                cached=False,
+                result=result,
+            )
+        )
+        self.host.after_stage(name, self.settings, report.seconds)
+        return result
+
+    def resume(self, name: str, workspace: Workspace, fingerprint: str, body: Callable[[Reporter], Any]) -> Any:
+        """Run a stage unless the workspace holds its result; the body's result must be JSON values, not None."""
+        stored = workspace.finished(name, fingerprint)
+        if stored is not None:
+            self.cached(name, stored)
+            return stored
+        result = self.run(name, body)
+        workspace.store(name, fingerprint, result)
+        return result
+
+    def cached(self, name: str, result: Any) -> None:
+        """Record that an earlier result of a stage was used."""
+        reporter = Reporter(name, self.listener)
+        reporter.emit("cached")
+        self.outcomes.append(
+            StageOutcome(name=name, seconds=0.0, peak_rss_mib=round(peak_rss_mib(), 1), cached=True, result=result)
+        )
+
+
+def outcome_fields(outcome: StageOutcome) -> dict[str, Any]:
+    """Return an outcome as the manifest's stage record has it."""
+    fields = asdict(outcome)
+    del fields["result"]
+    return fields
