@@ -31,6 +31,9 @@ EXPONENT: Final = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 
 TORCH_NAMES: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
+TABLE_BLOCK: Final = 1 << 16
+"""Elements that are looked up at a time: 2.1 GB/s, against 1.9 for 4 MiB at once (one core, numpy 2.4)."""
+
 
 def can_cast(source: str, target: str) -> bool:
     """Return whether elements of one type can be turned into the other."""
@@ -82,8 +85,11 @@ def numpy_cast(source: str, target: str) -> Cast:
     table = _table(source, target)
 
     def look_up(values: Bits, out: Bits) -> None:
-        # "clip" skips the bounds check of "raise"; a 16-bit index can't leave the table.
-        np.take(table, values, out=out, mode="clip")
+        # numpy widens the indices to 64 bits first: blocks keep that copy in the cache. "clip" skips the bounds check
+        # of "raise"; a 16-bit index can't leave the table.
+        for start in range(0, values.size, TABLE_BLOCK):
+            block = slice(start, start + TABLE_BLOCK)
+            np.take(table, values[block], out=out[block], mode="clip")
 
     return look_up
 
