@@ -115,6 +115,7 @@ class ModelFamily:
             module: the attention module (``torch.nn.Module``) that makes the call.
             attributes: scale and softcap as the model gave them.
         """
+        del module
         return attributes
 
     def prepare_config(self, config: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from edgellm_core.errors import EdgellmError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "build": ("edgellm_core.cli.build:build", "Build a verified bundle from a model."),
@@ -20,7 +22,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "run": ("edgellm_core.cli.run:run", "Generate text from a bundle."),
     "plugins": ("edgellm_core.cli.plugins:plugins", "List the plugins and explain what was decided about them."),
     "models": ("edgellm_core.cli.models:models", "List the models of the registry."),
-    "doctor": ("edgellm_core.cli.doctor:doctor", "Show versions, GPU and TensorRT, and what each missing piece enables."),
+    "doctor": (
+        "edgellm_core.cli.doctor:doctor",
+        "Show versions, GPU and TensorRT, and what each missing piece enables.",
+    ),
 }
 """Command → where its click object lives, and its one-line help (so that ``--help`` imports none of them)."""
 

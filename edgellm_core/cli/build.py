@@ -20,7 +20,7 @@ from edgellm_core.cli.progress import listening
 @engine_options
 @click.option("--max-memory", help="Budget of main memory, for example 8GiB.  [default: what is free]")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-def build(source: str, out: Path | None, as_json: bool, dry_run: bool, **options: Any) -> None:  # noqa: FBT001
+def build(source: str, out: Path | None, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Build a verified bundle from SOURCE: a registry name, a hub id, a directory or a .gguf file."""
     from edgellm_core.pipeline.build import build as build_bundle
     from edgellm_core.pipeline.plan import make_plan

@@ -16,7 +16,7 @@ from edgellm_core.cli.progress import listening
 @click.argument("source")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory to publish.")
 @model_options
-def export(source: str, out: Path, as_json: bool, **options: Any) -> None:  # noqa: FBT001
+def export(source: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export SOURCE to ONNX, without verification and engine; ``edgellm verify`` and ``engine`` can follow."""
     from edgellm_core.pipeline.build import build
 

@@ -11,7 +11,6 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-
 def model_options(command: Command) -> Command:
     """Add the options that say which graph is made of a model."""
     options = [

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgellm_core.events import Event, Listener
-
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
+
+    from edgellm_core.events import Event, Listener
 
 
 def print_json(event: Event) -> None:
@@ -45,9 +46,7 @@ class LiveDisplay:
         if event.event == "start":
             self._task = self.progress.add_task(event.stage, total=None, detail="")
         elif event.event == "progress" and self._task is not None:
-            self.progress.update(
-                self._task, completed=event.completed, total=event.total, detail=event.message
-            )
+            self.progress.update(self._task, completed=event.completed, total=event.total, detail=event.message)
         elif event.event == "note":
             self.console.print(f"  {event.message}", style="dim", highlight=False, soft_wrap=True)
         elif event.event in {"done", "cached", "failed"}:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.bundle import (
@@ -23,7 +22,6 @@ from edgellm_core.bundle import (
     write_manifest,
 )
 from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
-from edgellm_core.contract import Target
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
@@ -35,9 +33,28 @@ from edgellm_core.registry import ModelRegistry
 from edgellm_core.targets import find_target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgellm_core.contract import Target
+    from edgellm_core.engine import Backend, ProfileLimits
     from edgellm_core.engine import EngineRecord as BuiltEngine
 
 ENGINE_FILE: Final = "llm.engine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnginePlan:
+    """Which engine is going to be built.
+
+    Attributes:
+        backend: the package that builds it.
+        limits: what it has to take.
+        compute_capability: which GPUs it is for; None for the backend's default.
+    """
+
+    backend: Backend
+    limits: ProfileLimits
+    compute_capability: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,23 +121,21 @@ def build(
 
 def _run(job: Job) -> None:
     settings, runner = job.settings, job.runner
-    checkpoint, selection = runner.run("checkpoint", lambda report: _open(job, report))
+    checkpoint, selection, engine_plan = runner.run("checkpoint", lambda report: _open(job, report))
     export = export_graph(
         checkpoint, selection, job.target, settings, host=job.host, workspace=job.workspace, runner=runner
     )
     verification = _verify_stage(job, checkpoint, selection, export)
-    engine = _engine_stage(job, checkpoint, export)
+    engine = _engine_stage(job, engine_plan, export)
     runner.run("publish", lambda _report: _publish(job, checkpoint, selection, export, verification, engine))
 
 
-def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection]:
+def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
     registry = ModelRegistry.load()
     checkpoint = open_checkpoint(job.source, registry=registry, revision=job.settings.revision, report=report)
-    selection = job.host.select(
-        checkpoint.config, forced=job.settings.family, directory=checkpoint.directory
-    )
+    selection = job.host.select(checkpoint.config, forced=job.settings.family, directory=checkpoint.directory)
     report.note(f"Family {selection.family.name!r}: {selection.reason}.")
-    return checkpoint, selection
+    return checkpoint, selection, _engine_plan(job, checkpoint, report)
 
 
 def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export: Export) -> dict[str, Any]:
@@ -139,16 +154,16 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
         result = verify_graph(
             export.model_path, checkpoint, selection.family, precision=settings.precision, mode=mode, report=report
         )
-        return result.record().model_dump()
+        fields: dict[str, Any] = result.record().model_dump()
+        return fields
 
     record: dict[str, Any] = job.runner.resume("verify", job.workspace, fingerprint, body)
     return record
 
 
-def _engine_stage(job: Job, checkpoint: Checkpoint, export: Export) -> dict[str, Any] | None:
+def _engine_plan(job: Job, checkpoint: Checkpoint, report: Reporter) -> EnginePlan | None:
+    """Decide about the engine before the long stages, so that a wrong setting costs nothing."""
     settings = job.settings
-    if settings.engine == "none":
-        return None
     from edgellm_core.engine import choose_backend, limits_for_context
 
     limits = limits_for_context(
@@ -157,26 +172,32 @@ def _engine_stage(job: Job, checkpoint: Checkpoint, export: Export) -> dict[str,
         max_input_len=settings.max_input_len,
         max_seq_len=settings.max_seq_len,
     )
+    backend = choose_backend(settings.engine, report, compute_capability=settings.compute_capability)
+    if backend is None:
+        return None
+    return EnginePlan(backend=backend, limits=limits, compute_capability=backend.target(settings.compute_capability))
+
+
+def _engine_stage(job: Job, plan: EnginePlan | None, export: Export) -> dict[str, Any] | None:
+    if plan is None:
+        return None
 
     def body(report: Reporter) -> dict[str, Any]:
         from edgellm_core.engine import build_engine
 
-        backend = choose_backend(settings.engine, report, compute_capability=settings.compute_capability)
-        if backend is None:
-            return {}
         record = build_engine(
             export.model_path,
             job.workspace.llm / ENGINE_FILE,
-            backend=backend,
-            compute_capability=settings.compute_capability,
-            limits=limits,
+            backend=plan.backend,
+            compute_capability=plan.compute_capability,
+            limits=plan.limits,
             report=report,
         )
         return _engine_fields(record)
 
-    asked = [settings.engine, settings.compute_capability, str(limits), installed_versions(("tensorrt", "tensorrt-rtx"))]
-    chosen: dict[str, Any] = job.runner.resume("engine", job.workspace, digest_of(export.fingerprint, *asked), body)
-    return chosen or None
+    asked = [plan.backend.name, plan.backend.version(), plan.compute_capability, str(plan.limits)]
+    record: dict[str, Any] = job.runner.resume("engine", job.workspace, digest_of(export.fingerprint, *asked), body)
+    return record
 
 
 def _engine_fields(record: BuiltEngine) -> dict[str, Any]:
@@ -195,9 +216,7 @@ def _publish(
     source = checkpoint.source
     manifest = Manifest(
         source=SourceRecord(kind=source.kind, id=source.id, revision=source.revision, digest=source.digest),
-        family=FamilyRecord(
-            name=selection.family.name, plugin=selection.plugin.name, version=selection.plugin.version
-        ),
+        family=FamilyRecord(name=selection.family.name, plugin=selection.plugin.name, version=selection.plugin.version),
         target=job.target.name,
         precision=job.settings.precision,
         versions=installed_versions(MANIFEST_PACKAGES),
@@ -223,5 +242,3 @@ def _told(source: str, out: Path, settings: BuildSettings) -> dict[str, Any]:
         "verify": settings.verify,
         "engine": settings.engine,
     }
-
-

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.checkpoint.source import Checkpoint
-from edgellm_core.contract import Target
-from edgellm_core.events import Reporter
-from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
-from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.trace_cache import store_template, trace_key
-from edgellm_core.pipeline.workspace import StageRunner, Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import onnx
 
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.contract import Target
+    from edgellm_core.events import Reporter
+    from edgellm_core.host import PluginHost, Selection
+    from edgellm_core.pipeline.settings import BuildSettings
+    from edgellm_core.pipeline.workspace import StageRunner, Workspace
     from edgellm_core.surgery.run import RuleResult
     from edgellm_core.tracing.template import Template
 
@@ -114,9 +115,7 @@ def _trace_stage(
         from edgellm_core.tracing.trace import trace
 
         config = load_config(checkpoint.directory, checkpoint.config, selection.family, host.nearest)
-        return trace(
-            config, selection.family, settings.precision, full_depth=settings.full_depth, report=report
-        )
+        return trace(config, selection.family, settings.precision, full_depth=settings.full_depth, report=report)
 
     template: Template = runner.run("trace", body)
     if settings.use_cache:
@@ -149,9 +148,7 @@ def lower(template: Template, selection: Selection, target: Target, host: Plugin
     model.ir_version = template.model.ir_version
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", target.opset))
-    return LoweredGraph(
-        model=model, rules=results, operators_before=before, operators_after=operator_counts(graph)
-    )
+    return LoweredGraph(model=model, rules=results, operators_before=before, operators_after=operator_counts(graph))
 
 
 def bind_graph(
@@ -179,9 +176,7 @@ def bind_graph(
     idle = [name for name in parameters if name not in used]
     if idle:
         report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
-    recipes = account(
-        parameters, checkpoint.tensors, tied=template.tied, ignored=selection.family.ignored_tensors
-    )
+    recipes = account(parameters, checkpoint.tensors, tied=template.tied, ignored=selection.family.ignored_tensors)
     recipes = [recipe for recipe in recipes if recipe.name in used]
     bound = bind(recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
     attach(model, recipes, bound.layout, location=DATA_FILE)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import edgellm_core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TRACE_PACKAGES: Final = ("torch", "transformers", "onnx", "onnx-graphsurgeon", "onnxscript")
 MANIFEST_PACKAGES: Final = ("edgellm", *TRACE_PACKAGES, "onnxruntime", "safetensors", "tokenizers")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgellm_core.bundle import check_output
 from edgellm_core.checkpoint.preflight import read_metadata, summarize
 from edgellm_core.host import PluginHost
-from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.trace_cache import cached_template, trace_key
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.targets import find_target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgellm_core.pipeline.settings import BuildSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +55,9 @@ class Plan:
         """Return the plan for people."""
         lines = [f"{self.source} → {self.out}", f"family {self.family}"]
         for stage in self.stages:
-            cost = "from cache" if stage.cached else f"RAM {stage.ram / 2**30:.1f} GiB, disk {stage.disk / 2**30:.1f} GiB"
+            cost = (
+                "from cache" if stage.cached else f"RAM {stage.ram / 2**30:.1f} GiB, disk {stage.disk / 2**30:.1f} GiB"
+            )
             lines.append(f"  {stage.stage:<14}{cost}")
         lines += [f"Will not work: {reason}" for reason in self.will_not_work]
         return "\n".join(lines)

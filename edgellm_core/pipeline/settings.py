@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from edgellm_core.engine.backend import ENGINE_CHOICES
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
 from edgellm_core.settings import ELEMENT_TYPES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgellm_core.engine import EngineChoice
+
 
 VERIFY_MODES: Final = ("auto", "full", "layers", "off")
 _UNITS: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -47,7 +53,7 @@ class BuildSettings:
     revision: str | None = None
     full_depth: bool = False
     verify: str = "auto"
-    engine: str = "auto"
+    engine: EngineChoice = "auto"
     compute_capability: int | None = None
     max_batch_size: int | None = None
     max_input_len: int | None = None
@@ -62,6 +68,8 @@ class BuildSettings:
             raise UnknownNameError("precision", self.precision, ELEMENT_TYPES)
         if self.verify not in VERIFY_MODES:
             raise UnknownNameError("verification mode", self.verify, VERIFY_MODES)
+        if self.engine not in ENGINE_CHOICES:
+            raise UnknownNameError("engine", self.engine, ENGINE_CHOICES)
         if self.max_input_len is not None and self.max_seq_len is not None and self.max_input_len > self.max_seq_len:
             raise InvalidSettingError(
                 "--max-input-len",

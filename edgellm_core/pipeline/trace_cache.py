@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +12,8 @@ from edgellm_core.pipeline.fingerprint import TRACE_PACKAGES, code_digest, diges
 from edgellm_core.settings import cache_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgellm_core.tracing.template import Template
 
 IRRELEVANT_KEYS: Final = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype"})
@@ -23,9 +24,7 @@ def trace_key(config: Mapping[str, Any], selection: Selection, precision: str, *
     """Return the key of a trace: over config.json, versions, plugin, settings and the core's code."""
     relevant = {key: value for key, value in config.items() if key not in IRRELEVANT_KEYS}
     family = [selection.family.name, selection.plugin.name, plugin_digest(selection.plugin)]
-    return digest_of(
-        relevant, installed_versions(TRACE_PACKAGES), family, [precision, full_depth], code_digest()
-    )
+    return digest_of(relevant, installed_versions(TRACE_PACKAGES), family, [precision, full_depth], code_digest())
 
 
 def cached_template(key: str) -> Template | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.events import Listener, Reporter, peak_rss_mib, stage_events
-from edgellm_core.host import PluginHost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from edgellm_core.host import PluginHost
 
 PREFIX: Final = ".edgellm-work-"
 

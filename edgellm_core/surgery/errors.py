@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgellm_core.errors import EdgellmError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgellm_core.surgery.rule import NearMiss
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -11,6 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from edgellm_core.contract import GraphDimensions
 
 Stage = Literal["clean", "lower", "polish"]
@@ -152,7 +153,9 @@ class Editor:
         Returns:
             The output.
         """
-        result = gs.Variable(output, dtype=like.dtype if like is not None else None) if isinstance(output, str) else output
+        result = (
+            gs.Variable(output, dtype=like.dtype if like is not None else None) if isinstance(output, str) else output
+        )
         self._into.append(gs.Node(op, name, attributes, list(inputs), [result]))
         return result
 
@@ -169,7 +172,7 @@ class Editor:
         return next(tensor for tensor in self.graph.inputs if tensor.name == name)
 
     def replace(self, old: gs.Tensor, new: gs.Tensor) -> None:
-        """Let every consumer of ``old`` take ``new``; where ``old`` is a graph output, ``new`` takes its name and place."""
+        """Let every consumer of ``old`` take ``new``; as a graph output, ``new`` takes its name and place."""
         for consumer in list(old.outputs):
             consumer.inputs = [new if tensor is old else tensor for tensor in consumer.inputs]
         for index, output in enumerate(self.graph.outputs):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import onnx_graphsurgeon as gs
-
-from edgellm_core.contract import GraphDimensions
 from edgellm_core.surgery.errors import DuplicateTensorError, RuleCountError
 from edgellm_core.surgery.rule import STAGES, Editor, Expected, NearMiss, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.contract import GraphDimensions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

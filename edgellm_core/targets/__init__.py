@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from edgellm_core.contract import Target
 from edgellm_core.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgellm_core.contract import Target
 
 BUILT_IN: Final[Mapping[str, str]] = {"onnx": "edgellm_core.targets.onnx:OnnxTarget"}
 """Targets of the core, by name; imported when they are used."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import torch
 
-WORDS = ("the capital of France is Paris and a model runs on small device , . ? ! hello world").split()
+WORDS = (
+    "the", "capital", "of", "France", "is", "Paris", "and", "a", "model", "runs", "on", "small", "device",
+    ",", ".", "?", "!", "hello", "world",
+)  # fmt: skip
 
 
 def write_tiny_checkpoint(
@@ -40,7 +44,8 @@ def write_tiny_checkpoint(
 
     fields = dict(config)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
+    loaded: Any = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    model: Any = AutoModelForCausalLM.from_config(loaded)
     randomize(model, seed)
     model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
     if tokenizer:

@@ -5,14 +5,16 @@ Each conversion takes the converter, the fx node and the node's arguments, and r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import fx
 
 from edgellm_core.tracing.converter import Conversion, Converter, UnsupportedOperatorError, semantic
 from edgellm_core.tracing.operators import DOMAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 _END: Final = 2**62
 """Slice ends from here on mean "to the end" (ATen passes 2^63 - 1)."""
@@ -109,7 +111,8 @@ def not_equal(c: Converter, node: fx.Node, x: Any, y: Any) -> Any:
 def boolean_logic(c: Converter, node: fx.Node, x: fx.Node, y: fx.Node) -> Any:
     """``x & y`` and ``x | y`` of booleans."""
     if _dtype(node) != torch.bool:
-        raise UnsupportedOperatorError(f"{node.target} of integers")
+        msg = f"{node.target} of integers"
+        raise UnsupportedOperatorError(msg)
     return c.emit("And" if "and" in str(node.target) else "Or", [c.values[x], c.values[y]])
 
 
@@ -160,9 +163,14 @@ def masked_fill(c: Converter, node: fx.Node, x: fx.Node, mask: fx.Node, value: A
 
 def _reduction(op: str) -> Conversion:
     def convert(
-        c: Converter, node: fx.Node, x: fx.Node, dim: Any = None, keepdim: bool = False, **_kwargs: Any  # noqa: FBT001, FBT002
+        c: Converter,
+        node: fx.Node,
+        x: fx.Node,
+        dim: Any = None,
+        keepdim: bool = False,
+        **_kwargs: Any,
     ) -> Any:
-        axes = [dim] if isinstance(dim, int) else list(dim if dim else range(_rank(x)))
+        axes = [dim] if isinstance(dim, int) else list(dim or range(_rank(x)))
         return c.emit(op, [c.value(x, _dtype(node)), c.ints(*axes)], keepdims=int(keepdim))
 
     return convert
@@ -212,8 +220,15 @@ def addmm(c: Converter, _node: fx.Node, bias: fx.Node, x: fx.Node, y: fx.Node) -
 
 
 @converts("layer_norm.default")
-def layer_norm(  # noqa: PLR0913, PLR0917  # ATen's signature
-    c: Converter, node: fx.Node, x: fx.Node, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+def layer_norm(  # ATen's signature
+    c: Converter,
+    node: fx.Node,
+    x: fx.Node,
+    shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> Any:
     """LayerNormalization; a missing weight is ones."""
     scale = c.constant(torch.ones(tuple(shape), dtype=_dtype(node))) if weight is None else c.values[weight]
@@ -243,7 +258,8 @@ def reshape(c: Converter, node: fx.Node, x: fx.Node, *arguments: Any) -> Any:
     if None not in constant and 0 not in [dim for dim in after if isinstance(dim, int)]:
         return c.emit("Reshape", [c.values[x], c.ints(*[int(dim) for dim in constant if dim is not None])])
     if not arguments or not isinstance(arguments[-1], (list, tuple)):
-        raise UnsupportedOperatorError(f"{node.target} with several computed dimensions")
+        msg = f"{node.target} with several computed dimensions"
+        raise UnsupportedOperatorError(msg)
     return c.emit("Reshape", [c.values[x], c.shape(list(arguments[-1]))])
 
 
@@ -305,14 +321,15 @@ def split(c: Converter, node: fx.Node, x: fx.Node, _sizes: Any, dim: int = 0) ->
     """Cut along one axis into parts of known sizes."""
     sizes = [part.shape[dim] for part in node.meta["val"]]
     if not all(isinstance(size, int) for size in sizes):
-        raise UnsupportedOperatorError(f"{node.target} into parts of symbolic size")
+        msg = f"{node.target} into parts of symbolic size"
+        raise UnsupportedOperatorError(msg)
     if len(sizes) == 1:
         return [c.values[x]]
     return c.emit("Split", [c.values[x], c.ints(*sizes)], len(sizes), axis=dim)
 
 
 @converts("slice.Tensor")
-def slice_(  # noqa: PLR0913, PLR0917  # ATen's signature
+def slice_(  # ATen's signature
     c: Converter, _node: fx.Node, x: fx.Node, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
     """Cut out a range of one axis; bounds may be symbolic."""
@@ -387,10 +404,8 @@ def assertion(_c: Converter, _node: fx.Node, *_args: Any, **_kwargs: Any) -> Non
     """Checks of the trace itself; nothing to compute."""
 
 
-
-
 @converts("scaled_dot_product_attention.default")
-def scaled_dot_product_attention(  # noqa: PLR0913, PLR0917  # ATen's signature
+def scaled_dot_product_attention(  # noqa: PLR0913  # ATen's signature
     c: Converter,
     _node: fx.Node,
     query: fx.Node,
@@ -398,7 +413,7 @@ def scaled_dot_product_attention(  # noqa: PLR0913, PLR0917  # ATen's signature
     value: fx.Node,
     attn_mask: fx.Node | None = None,
     dropout_p: float = 0.0,
-    is_causal: bool = False,  # noqa: FBT001, FBT002
+    is_causal: bool = False,
     *,
     scale: float | None = None,
     enable_gqa: bool = False,

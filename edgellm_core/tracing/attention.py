@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,8 @@ from edgellm_core.tracing.errors import UntraceableModelError
 from edgellm_core.tracing.masks import additive_mask, boolean_mask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgellm_core.contract import ModelFamily
 
 _HARMLESS_TENSORS: Final = frozenset({"position_ids", "token_type_ids", "input_ids"})
@@ -64,7 +65,9 @@ def record_attention(  # noqa: PLR0913  # transformers' signature of an attentio
     Raises:
         UntraceableModelError: a tensor argument that is not understood; dropping it would change the result.
     """
-    unknown = [name for name, given in others.items() if isinstance(given, torch.Tensor) and name not in _HARMLESS_TENSORS]
+    unknown = [
+        name for name, given in others.items() if isinstance(given, torch.Tensor) and name not in _HARMLESS_TENSORS
+    ]
     if unknown:
         raise UntraceableModelError(type(module).__name__, f"its attention takes the unknown tensors {unknown}")
     sinks = s_aux if s_aux is not None else sinks

@@ -6,7 +6,6 @@ shared caches and keys that change after the update all come out right. Windows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +23,8 @@ from edgellm_core.tracing import operators
 from edgellm_core.tracing.errors import UntraceableModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedConfig, PreTrainedModel
 
 KNOWN_LAYERS: Final = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
@@ -53,7 +54,7 @@ class TracedKVLayer(CacheLayerMixin):
     supports_early_init = False
 
     def __init__(self, key: torch.Tensor, value: torch.Tensor, *, sliding: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it unannotated
         self.past_key, self.past_value = key, value
         self.keys, self.values = key, value
         self.is_sliding = sliding
@@ -106,9 +107,7 @@ def traced_cache(states: Sequence[KVState], tensors: Sequence[torch.Tensor], dep
     """
     layers: list[Any] = [DummyLayer() for _ in range(depth)]
     for position, state in enumerate(states):
-        layers[state.layer] = TracedKVLayer(
-            tensors[2 * position], tensors[2 * position + 1], sliding=state.sliding
-        )
+        layers[state.layer] = TracedKVLayer(tensors[2 * position], tensors[2 * position + 1], sliding=state.sliding)
     return Cache(layers=layers)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.tracing.errors import InvalidConfigError, UnreadConfigKeysError, UnsupportedArchitectureError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedConfig
@@ -68,7 +68,9 @@ def load_config(
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     model_type = config.get("model_type")
-    known = next((name for name in (model_type, family.modeled_as, *family.model_types) if name in CONFIG_MAPPING), None)
+    known = next(
+        (name for name in (model_type, family.modeled_as, *family.model_types) if name in CONFIG_MAPPING), None
+    )
     if known is None:
         reason = "the installed transformers does not know it"
         raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, nearest(config))

@@ -72,7 +72,9 @@ class Converter:
         key = (tensor.dtype, tuple(tensor.shape), data)
         if key not in self._known:
             name = f"constant_{len(self.initializers)}"
-            proto = onnx.TensorProto(name=name, data_type=ELEMENT[tensor.dtype], dims=tuple(tensor.shape), raw_data=data)
+            proto = onnx.TensorProto(
+                name=name, data_type=ELEMENT[tensor.dtype], dims=tuple(tensor.shape), raw_data=data
+            )
             self.initializers[name] = proto
             self._known[key] = name
         found: str = self._known[key]
@@ -160,7 +162,7 @@ def semantic(converter: Converter, node: fx.Node, inputs: Sequence[Any], op_type
     """Convert a recorded semantic operator (``torch.onnx.ops.symbolic``)."""
     del node
     names = [converter.value(item) if item is not None else "" for item in inputs]
-    attributes: dict[str, int | float] = {}
+    attributes: dict[str, Any] = {}
     kinds = zip(encoded["attr_keys"], encoded["attr_types"], encoded["attr_pos"], strict=True)
     for key, kind, (start, _end) in kinds:
         if kind not in {"i", "f"}:

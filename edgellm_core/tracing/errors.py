@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edgellm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class UnsupportedArchitectureError(UserError):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import onnx
 import torch
 
 from edgellm_core.tracing.converter import IR_VERSION, OPSET
 from edgellm_core.tracing.errors import UntraceableModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx
     from transformers import PreTrainedModel
 
     from edgellm_core.tracing.program import TracedProgram
@@ -63,7 +64,8 @@ def _weightless_proto(
     import onnx_ir
     from onnx_ir.passes import common
 
-    for clean in (common.InlinePass(), common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass()):
+    passes: Any = common
+    for clean in (passes.InlinePass(), passes.RemoveUnusedNodesPass(), passes.RemoveUnusedFunctionsPass()):
         clean(exported)
     persistent = {f"{_WRAPPED}{name}" for name in model.state_dict()}
     graph = exported.graph

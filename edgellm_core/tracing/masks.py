@@ -76,7 +76,9 @@ def _closes_over_tensor(function: Any, seen: set[int]) -> bool:
     for cell in getattr(function, "__closure__", None) or ():
         contents = cell.cell_contents
         items = contents if isinstance(contents, (tuple, list)) else (contents,)
-        if any(isinstance(item, torch.Tensor) or (callable(item) and _closes_over_tensor(item, seen)) for item in items):
+        if any(
+            isinstance(item, torch.Tensor) or (callable(item) and _closes_over_tensor(item, seen)) for item in items
+        ):
             return True
     return False
 
@@ -104,9 +106,10 @@ def _materialised(context: TraceContext, arguments: dict[str, Any]) -> torch.Ten
     from transformers.masking_utils import sdpa_mask
 
     passed = {**arguments, "allow_is_causal_skip": False, "allow_torch_fix": False}
-    mask: torch.Tensor = sdpa_mask(**passed)
+    mask: Any = sdpa_mask(**passed)
     itself = operators.attention_mask(context.valid, context.input_ids, causal=True, window=1, chunk=0)
-    return mask | itself
+    joined: torch.Tensor = mask | itself
+    return joined
 
 
 def additive_mask(context: TraceContext, **arguments: Any) -> torch.Tensor:

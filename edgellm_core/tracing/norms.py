@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from edgellm_core.tracing import operators
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 _WEIGHT_NAMES = ("weight", "scale", "gamma")
 _BIAS_NAMES = ("bias", "beta")
@@ -72,13 +74,14 @@ def _best_fit(
         for offset in (0.0, 1.0):
             for kind, normed in (("rms", rms), ("layer", layer)):
                 result = normed * (weight + offset)
-                error = float((result + bias - expected if bias is not None else result - expected).abs().max())
+                shifted = result if bias is None else result + bias
+                error = float((shifted - expected).abs().max())
                 fits.append((error, NormKind(kind, offset, epsilon)))  # type: ignore[arg-type]  # a literal above
     error, best = min(fits, key=lambda fit: fit[0])
     return best if error < _PROBE_TOLERANCE else None
 
 
-def _first(tensors: dict[str, torch.Tensor], names: tuple[str, ...]) -> torch.Tensor | None:
+def _first(tensors: Mapping[str, torch.Tensor], names: tuple[str, ...]) -> torch.Tensor | None:
     return next((tensors[name] for name in names if tensors.get(name) is not None), None)
 
 
@@ -96,11 +99,10 @@ def _forward(module: nn.Module, norm: NormKind, x: torch.Tensor, *args: object, 
     assert weight is not None
     if norm.offset:
         weight = weight + norm.offset
-    if norm.kind == "rms" and bias is None:
-        return operators.rms_norm(x, weight, norm.epsilon)
-    if norm.kind == "rms":
-        return operators.rms_norm(x, weight, norm.epsilon) + bias
-    return operators.layer_norm(x, weight, bias, norm.epsilon)
+    if norm.kind == "layer":
+        return operators.layer_norm(x, weight, bias, norm.epsilon)
+    normed = operators.rms_norm(x, weight, norm.epsilon)
+    return normed if bias is None else normed + bias
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.onnx.ops import symbolic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 DOMAIN: Final = "edgellm"
 _VERSION: Final = 1
@@ -48,14 +50,14 @@ def recording(recorder: Recorder) -> Iterator[None]:
 def _emit(
     name: str,
     inputs: Sequence[torch.Tensor | None],
-    attributes: dict[str, int | float | str | bool],
+    attributes: Mapping[str, float],
     *,
     dtype: torch.dtype,
     shape: Sequence[int | torch.SymInt],
 ) -> torch.Tensor:
     for recorder in _recorders:
         recorder.count(name)
-    attrs = {key: int(value) if isinstance(value, bool) else value for key, value in attributes.items()}
+    attrs: dict[str, Any] = {key: int(v) if isinstance(v, bool) else v for key, v in attributes.items()}
     return symbolic(f"{DOMAIN}::{name}", inputs, attrs, dtype=dtype, shape=shape, version=_VERSION)
 
 
@@ -88,7 +90,7 @@ def rotary(
         interleaved: pairs are neighbours (2i, 2i+1) instead of halves (i, i + rotary_dim / 2).
         rotary_dim: number of channels that are rotated.
     """
-    attributes: dict[str, int | float | str | bool] = {"interleaved": interleaved, "rotary_dim": rotary_dim}
+    attributes = {"interleaved": interleaved, "rotary_dim": rotary_dim}
     return _emit("Rotary", (x, cos, sin), attributes, dtype=x.dtype, shape=x.shape)
 
 
@@ -147,7 +149,7 @@ def attention_mask(
         window: only the last ``window`` keys; 0 for all.
         chunk: only keys in the query's chunk of ``chunk`` positions; 0 for all.
     """
-    attributes: dict[str, int | float | str | bool] = {"causal": causal, "window": window, "chunk": chunk}
+    attributes = {"causal": causal, "window": window, "chunk": chunk}
     shape = (input_ids.shape[0], 1, input_ids.shape[1], valid.shape[1])
     return _emit("AttentionMask", (valid, input_ids), attributes, dtype=torch.bool, shape=shape)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,17 +15,19 @@ from edgellm_core.tracing import operators
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, traced_cache
 from edgellm_core.tracing.errors import UntraceableModelError
-from edgellm_core.tracing.layers import LayerStack
 from edgellm_core.tracing.norms import recorded_norms
 from edgellm_core.tracing.rope import recorded_rotations
 from edgellm_core.tracing.weightless import restored_modules
 from edgellm_core.tracing.wrappers import family_wrappers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import PreTrainedModel
 
     from edgellm_core.contract import ModelFamily
+    from edgellm_core.tracing.layers import LayerStack
 
 EXAMPLE_BATCH: Final = 3
 EXAMPLE_SEQ: Final = 7

@@ -11,16 +11,18 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from edgellm_core.tracing import operators
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
 
 TableLayout = Literal["repeated", "interleaved", "half"]
 
@@ -58,7 +60,9 @@ class Rotation:
         return table[..., ::2] if self.layout == "interleaved" else table
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool, rotary_dim: int) -> torch.Tensor:
+def rotate(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool, rotary_dim: int
+) -> torch.Tensor:
     """Compute a rotation on real numbers; the reference that probes compare with (RoFormer, arXiv 2104.09864).
 
     Args:

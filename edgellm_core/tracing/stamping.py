@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import onnx_graphsurgeon as gs
 
 from edgellm_core.tracing.template import LayerNaming, Template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 INPUT_MARK: Final = "LayerInput"
 OUTPUT_MARK: Final = "LayerOutput"
@@ -263,7 +265,7 @@ def graph_digest(graph: Any) -> dict[str, str]:
     def leaf(tensor: gs.Tensor) -> str:
         if isinstance(tensor, gs.Constant):
             return hashlib.sha256(tensor.values.tobytes() + str(tensor.values.shape).encode()).hexdigest()
-        return tensor.name
+        return str(tensor.name)
 
     for node in graph.nodes:
         inputs = ["" if t.is_empty() else digests.get(id(t)) or leaf(t) for t in node.inputs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import onnx
@@ -21,6 +20,8 @@ from edgellm_core.tracing.template import ParameterSpec, Template
 from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -67,7 +68,7 @@ def _trace_once(config: PreTrainedConfig, family: ModelFamily, dtype: torch.dtyp
     give_fake_parameters(model, mode)
     states = _probe(model, whole_config, family, stack, mode)
     traced = export_program(model, family, stack, states, mode)
-    rename = _parameter_naming(stack)
+    rename = _parameter_naming(stack, tied)
     proto = to_onnx(traced, model, rename)
     if stack is not None and stack.guards:
         import onnx_graphsurgeon as gs
@@ -76,7 +77,9 @@ def _trace_once(config: PreTrainedConfig, family: ModelFamily, dtype: torch.dtyp
     return Template(
         model=proto,
         layers=stack.path if stack else "",
-        representative_of=stack.representative_of if stack else tuple(range(config.get_text_config().num_hidden_layers)),
+        representative_of=stack.representative_of
+        if stack
+        else tuple(range(config.get_text_config().num_hidden_layers)),
         parameters=_parameter_specs(proto, traced),
         tied=tied,
         calls=_calls(traced),
@@ -112,13 +115,13 @@ def tied_parameters(model: PreTrainedModel) -> dict[str, str]:
     return tied
 
 
-def _parameter_naming(stack: LayerStack | None) -> Callable[[str], str]:
-    """Return the function from a name in the reduced model to the name in the whole one."""
+def _parameter_naming(stack: LayerStack | None, tied: Mapping[str, str]) -> Callable[[str], str]:
+    """Return the function from a name in the reduced model to the one name of that storage in the whole model."""
 
     def rename(name: str) -> str:
         name = name.removeprefix(_WRAPPED)
         if stack is None or not name.startswith(stack.path + "."):
-            return name
+            return tied.get(name, name)
         position, _, rest = name.removeprefix(stack.path + ".").partition(".")
         return f"{stack.path}.{stack.traced[int(position)]}.{rest}"
 
@@ -171,7 +174,8 @@ def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[s
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     persistent = set(model.state_dict())
     converter = Converter(_dimension_names(traced))
-    real_inputs, parameters, user_inputs = [], [], iter(traced.input_names)
+    real_inputs, user_inputs = [], iter(traced.input_names)
+    parameters: dict[str, torch.Tensor] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
             value = node.meta["val"]
@@ -179,7 +183,7 @@ def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[s
                 inner = stored[node.name].removeprefix(_WRAPPED)
                 if inner in persistent:
                     converter.values[node] = rename(stored[node.name])
-                    parameters.append(converter.value_info(rename(stored[node.name]), value))
+                    parameters[rename(stored[node.name])] = value
                 else:
                     converter.values[node] = converter.constant(model.get_buffer(inner))
             elif node.name in signature.inputs_to_lifted_tensor_constants:
@@ -192,7 +196,8 @@ def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[s
             converter.convert(node)
     result = next(node for node in reversed(graph.nodes) if node.op == "output")
     outputs = _named_outputs(converter, result.args[0], traced.output_names)
-    return _model(converter, [*real_inputs, *parameters], outputs)
+    infos = [converter.value_info(name, value) for name, value in parameters.items()]
+    return _model(converter, [*real_inputs, *infos], outputs)
 
 
 def _named_outputs(
@@ -235,7 +240,9 @@ def _model(
 def _dimension_names(traced: TracedProgram) -> Mapping[str, str]:
     """Return torch's symbols of the dynamic dimensions → their names in our contract."""
     nodes = [n for n in traced.program.graph.nodes if n.op == "placeholder"]
-    values = dict(zip(traced.input_names, (n.meta["val"] for n in nodes[len(nodes) - len(traced.input_names) :]), strict=True))
+    values = dict(
+        zip(traced.input_names, (n.meta["val"] for n in nodes[len(nodes) - len(traced.input_names) :]), strict=True)
+    )
     ids, mask = values["input_ids"], values["attention_mask"]
     past = next(value for name, value in values.items() if name.startswith("past_"))
     batch, seq = str(ids.shape[0]), str(ids.shape[1])

@@ -7,7 +7,6 @@ values (index lists, scaled frequencies); fake tensors on the CPU keep them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +17,15 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from edgellm_core.tracing.errors import UnsupportedArchitectureError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def new_fake_mode() -> FakeTensorMode:
     """Return the mode in which the weightless parameters live; ``torch.export`` takes it over."""
     return FakeTensorMode(
-        shape_env=ShapeEnv(tracked_fakes=[]),  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        shape_env=ShapeEnv(tracked_fakes=[]),  # torch leaves it unannotated
         allow_non_fake_inputs=True,
         export=True,
     )
@@ -67,7 +68,7 @@ def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
     model.eval()
     if model_class._can_set_attn_implementation():  # noqa: SLF001  # no public query exists (transformers 5.23)
         for module in model.modules():
-            module_config = getattr(module, "config", None)
+            module_config: Any = getattr(module, "config", None)
             if hasattr(module_config, "_attn_implementation_internal"):
                 module_config._attn_implementation_internal = "sdpa"  # noqa: SLF001
     return model
@@ -107,12 +108,12 @@ def restored_modules(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    original: Callable[[nn.Module, str, nn.Parameter | None], None] = nn.Module.register_parameter
+    original: Any = nn.Module.register_parameter
 
     def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         original(self, name, param)
         if param is not None and param.device.type != "meta":
-            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=False)  # noqa: SLF001
+            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=False)
 
     nn.Module.register_parameter = register  # type: ignore[method-assign]
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +13,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from edgellm_core.tracing.errors import WrongWrapperError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgellm_core.contract import ModelFamily, ModuleForward
 
 _PROBE_TOLERANCE = 1e-4

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import onnx_graphsurgeon as gs
+from typing import TYPE_CHECKING, ClassVar
 
 from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage, semantic
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
 
 
 class RemoveIdentity(Rule):

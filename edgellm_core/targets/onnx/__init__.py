@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from edgellm_core.contract import Target
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgellm_core.surgery.rule import Rule
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from edgellm_core.contract import GraphDimensions
 from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.contract import GraphDimensions
 
 _LOWEST = -3.0e38
 """Stands for minus infinity in an additive float32 mask; float16 masks use their own lowest number."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import onnx_graphsurgeon as gs
+from typing import TYPE_CHECKING
 
-from edgellm_core.contract import GraphDimensions
 from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.contract import GraphDimensions
 
 
 class LinearToMatMul(Rule):
@@ -27,7 +31,9 @@ class LinearToMatMul(Rule):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the standard operators."""
         x, weight, *bias = node.inputs
-        flipped = edit.node("Transpose", [weight], f"{node.name}.weight", name=f"{node.name}/T", like=weight, perm=[1, 0])
+        flipped = edit.node(
+            "Transpose", [weight], f"{node.name}.weight", name=f"{node.name}/T", like=weight, perm=[1, 0]
+        )
         if not bias:
             edit.node("MatMul", [x, flipped], node.outputs[0], name=node.name)
             return

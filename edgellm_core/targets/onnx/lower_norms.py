@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import onnx_graphsurgeon as gs
+from typing import TYPE_CHECKING
 
-from edgellm_core.contract import GraphDimensions
 from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.contract import GraphDimensions
 
 
 class RMSNormToRMSNormalization(Rule):

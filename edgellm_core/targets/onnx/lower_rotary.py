@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx_graphsurgeon as gs
-
-from edgellm_core.contract import GraphDimensions
 from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.contract import GraphDimensions
 
 
 class RotaryToRotaryEmbedding(Rule):
