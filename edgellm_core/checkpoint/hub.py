@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 from edgellm_core.checkpoint.errors import DiskSpaceError, HubError
 from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.checkpoint.machine import free_disk
-from edgellm_core.checkpoint.shards import INDEX_FILE, SINGLE_FILE, check_shards, check_weight_files, parse_weight_map
+from edgellm_core.checkpoint.shards import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    check_shards,
+    check_weight_files,
+    parse_weight_map,
+    read_headers,
+)
+from edgellm_core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,6 +33,9 @@ FILE_PATTERNS: Final = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "v
 """Files beside the weights that are fetched, at the top of the repository only."""
 
 _PROGRESS_SECONDS: Final = 0.5
+_DISK_ERRORS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,16 +78,18 @@ def list_repository(location: Location) -> Repository:
 
 
 def cached_snapshot(location: Location) -> Path | None:
-    """Return the directory of an earlier download of the same revision; None where there is none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    """Return the directory of an earlier complete download of the same revision; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        directory = Path(snapshot_download(location.id, revision=location.revision, local_files_only=True))
-    except LocalEntryNotFoundError:
+    config = try_to_load_from_cache(location.id, "config.json", revision=location.revision)
+    if not isinstance(config, str):
         return None
-    # detect fetches config.json alone, which leaves a snapshot without weights
-    return directory if (directory / SINGLE_FILE).exists() or (directory / INDEX_FILE).exists() else None
+    directory = Path(config).parent
+    try:
+        read_headers(directory)
+    except UserError:  # detect fetches config.json alone, and a download may have been interrupted
+        return None
+    return directory
 
 
 def fetch_config(repository: Repository) -> dict[str, Any]:
@@ -85,8 +99,14 @@ def fetch_config(repository: Repository) -> dict[str, Any]:
         HubError: the repository has none.
     """
     if "config.json" not in repository.files:
-        raise HubError(repository.id, "it has no config.json", "Give a repository of a transformers model.")
+        raise missing_config(repository)
     return read_json(_fetch(repository, "config.json"))
+
+
+def missing_config(repository: Repository) -> HubError:
+    """Return the error for a repository without config.json."""
+    remedy = "Give the repository of a transformers model; a GGUF file is downloaded by hand and given as a path."
+    return HubError(repository.id, "it has no config.json", remedy)
 
 
 def fetch_tensor_metadata(repository: Repository) -> Iterator[Any]:
@@ -142,6 +162,8 @@ def download(location: Location, report: Reporter) -> tuple[Path, str]:
             raise
         report.note(f"{error} Using the copy that was downloaded before.")
         return directory, directory.name
+    if "config.json" not in repository.files:
+        raise missing_config(repository)
     weights = weight_files(repository)
     wanted = [*repository.sidecars(), *weights, *([] if SINGLE_FILE in weights else [INDEX_FILE])]
     missing = missing_bytes(repository, wanted)
@@ -155,12 +177,12 @@ def download(location: Location, report: Reporter) -> tuple[Path, str]:
         directory = Path(
             snapshot_download(
                 location.id,
-                revision=repository.commit,
+                revision=location.revision,  # by its name, so that the cache knows it without network
                 allow_patterns=wanted,
                 tqdm_class=_progress_class(report, missing),
             )
         )
-    return directory, repository.commit
+    return directory, directory.name
 
 
 def missing_bytes(repository: Repository, names: list[str]) -> int:
@@ -202,12 +224,17 @@ def hub_errors(location: Location) -> Iterator[None]:
         raise HubError(name, problem, "Give a branch, a tag or a full commit hash.") from error
     except errors.HFValidationError as error:
         raise HubError(name, "it is not a valid repository id", "Write it as owner/name.") from error
-    except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError) as error:
-        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            raise HubError(name, "a file of it has disappeared", "Try again.") from error
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        remedy = f"Check the network and HF_ENDPOINT, or give a local directory. {location.hint}"
-        raise HubError(name, f"the hub does not answer ({cause[0].rstrip('. ')})", remedy.strip()) from error
+    except (errors.EntryNotFoundError, errors.HTTPError, OSError) as error:
+        raise _network_error(location, error) from error
+
+
+def _network_error(location: Location, error: Exception) -> HubError:
+    """Say why a request or the writing of its answer failed."""
+    cause = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return HubError(location.id, f"the download can't be written ({cause})", "Set HF_HOME to a writable directory.")
+    remedy = f"Check the network and HF_ENDPOINT, or give a local directory. {location.hint}"
+    return HubError(location.id, f"the hub does not answer ({cause})", remedy.strip())
 
 
 def _fetch(repository: Repository, name: str) -> Path:

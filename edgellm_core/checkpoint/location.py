@@ -85,6 +85,8 @@ def _locate_entry(entry: Any, revision: str | None) -> Location:
 
 def _locate_path(source: str) -> Location | None:
     """Return the location of a path; None where nothing is there and it may be a name."""
+    if not source:  # Path("") would be the current directory
+        return None
     path = Path(source).expanduser()
     try:
         is_directory, is_file = path.is_dir(), path.is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from edgellm_core.events import Event, Reporter
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
+
+# pytest imports tests by path; this lets them share the modules of this folder that are no tests
+sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = {
     "model_type": "llama",
