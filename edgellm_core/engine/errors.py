@@ -22,6 +22,17 @@ class MissingBackendError(UserError):
         )
 
 
+class NoBackendError(UserError):
+    """No package that builds engines can be used here."""
+
+    def __init__(self) -> None:
+        """Build ``Building an engine needs …``."""
+        super().__init__(
+            "Building an engine needs TensorRT-RTX, or TensorRT and a GPU; neither is here. "
+            'Run: pip install "edgellm[rtx]".'
+        )
+
+
 class NoGpuError(UserError):
     """The backend builds on the GPU that will run the engine, and there is none."""
 

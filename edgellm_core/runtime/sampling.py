@@ -87,7 +87,7 @@ def penalize_repetition(logits: Logits, history: Sequence[int], penalty: float) 
     if penalty == 1 or not history:
         return logits
     seen = np.unique(np.asarray(history))
-    result = logits.copy()
+    result: Logits = logits.copy()
     result[seen] = np.where(result[seen] > 0, result[seen] / penalty, result[seen] * penalty)
     return result
 

@@ -1,0 +1,82 @@
+"""``edgellm engine``: build a TensorRT engine from a bundle's graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgellm_core.engine.backend import ENGINE_CHOICES
+
+if TYPE_CHECKING:
+    from edgellm_core.engine.backend import EngineChoice
+    from edgellm_core.events import Event
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--engine",
+    "choice",
+    type=click.Choice([choice for choice in ENGINE_CHOICES if choice != "none"]),
+    default="auto",
+    show_default=True,
+    help="Package to build with.",
+)
+@click.option("--sm", type=int, metavar="N", help="Compute capability to build for, for example 89 or 120.")
+@click.option("--max-batch-size", type=int, metavar="N", help="Sequences at once. [default: 1]")
+@click.option("--max-input-len", type=int, metavar="N", help="Tokens of a prompt. [default: 1024, or the context]")
+@click.option("--max-seq-len", type=int, metavar="N", help="Prompt and answer. [default: 4096, or the context]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each event.")
+@click.option("--no-check", is_flag=True, help="Skip the digests of the bundle's files.")
+def engine(
+    *,
+    bundle: Path,
+    choice: EngineChoice,
+    sm: int | None,
+    max_batch_size: int | None,
+    max_input_len: int | None,
+    max_seq_len: int | None,
+    as_json: bool,
+    no_check: bool,
+) -> None:
+    """Build a TensorRT engine from the graph of BUNDLE and put it into the bundle.
+
+    TensorRT-RTX builds for any RTX GPU without having one; TensorRT builds for the GPU that is there.
+    """
+    from edgellm_core.bundle import load_bundle
+    from edgellm_core.engine.backend import choose_backend
+    from edgellm_core.engine.bundle_engine import add_engine
+    from edgellm_core.engine.errors import NoBackendError
+    from edgellm_core.events import stage_events
+
+    loaded = load_bundle(bundle, check_digests=not no_check)
+    with stage_events("engine", _print_json if as_json else _print_message) as report:
+        backend = choose_backend(choice, report, compute_capability=sm)
+        if backend is None:
+            raise NoBackendError
+        record = add_engine(
+            loaded,
+            backend=backend,
+            compute_capability=sm,
+            report=report,
+            max_batch_size=max_batch_size,
+            max_input_len=max_input_len,
+            max_seq_len=max_seq_len,
+        )
+    if not as_json:
+        where = f"SM {record.compute_capability}" if record.compute_capability else "every RTX GPU since Ampere"
+        click.echo(f"{bundle / 'llm' / 'llm.engine'}: {record.bytes / 1e6:.1f} MB for {where}, {record.seconds:.1f} s")
+
+
+def _print_json(event: Event) -> None:
+    fields = {key: value for key, value in dataclasses.asdict(event).items() if value not in (None, "")}
+    click.echo(json.dumps(fields, ensure_ascii=False))
+
+
+def _print_message(event: Event) -> None:
+    if event.event in ("progress", "note"):
+        click.echo(event.message, err=True)

@@ -1,0 +1,166 @@
+"""Text in, text out, from a bundle alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from edgellm_core.errors import InvalidSettingError
+from edgellm_core.runtime.errors import OtherTargetError, PromptTooLongError
+from edgellm_core.runtime.generate import Timings, generate
+from edgellm_core.runtime.sampling import Sampler, SamplingSettings
+from edgellm_core.runtime.session import DecoderSession
+from edgellm_core.runtime.tokenizer import BundleTokenizer, read_json_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from edgellm_core.bundle import Bundle
+
+CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+"""Keys of config.json that hold the length of the context, by family."""
+
+DEFAULT_NEW_TOKENS: Final = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationResult:
+    """One answer.
+
+    Attributes:
+        text: the answer.
+        tokens: its token ids, without the stop token.
+        finish_reason: ``stop`` for a stop token, ``length`` where ``max_new_tokens`` or the context ended it.
+        timings: how long it took.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    timings: Timings
+
+
+class TextGenerator:
+    """A bundle's graph and tokenizer, loaded once for any number of prompts."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        """Load the graph.
+
+        Args:
+            bundle: a loaded bundle of target ``onnx``.
+            threads: threads of ONNX Runtime; None for one per core.
+
+        Raises:
+            OtherTargetError: the bundle's graph needs another runtime.
+            EdgellmError: a file can't be used (see :mod:`edgellm_core.runtime.errors`).
+        """
+        if bundle.manifest.target != "onnx":
+            raise OtherTargetError("edgellm run", bundle.directory, bundle.manifest.target)
+        self.tokenizer = BundleTokenizer(bundle.llm)
+        config = read_json_object(bundle.llm / "config.json")
+        self.context_length = context_length(config)
+        generation_config = read_json_object(bundle.llm / "generation_config.json")
+        self.stop_ids = stop_tokens(generation_config or config, self.tokenizer.eos_id)
+        self.session = DecoderSession(bundle.model_path, threads=threads)
+
+    def encode_prompt(self, prompt: str, *, chat: bool = False, system: str | None = None) -> list[int]:
+        """Return the token ids of a prompt.
+
+        Args:
+            prompt: text to go on from; with ``chat`` the user's message.
+            chat: put it into the model's chat template.
+            system: system message before it; needs ``chat``.
+
+        Raises:
+            InvalidSettingError: ``system`` without ``chat``.
+            NoChatTemplateError: the model has no chat template.
+            PromptTooLongError: it leaves no room for an answer.
+        """
+        if system is not None and not chat:
+            raise InvalidSettingError("--system", "needs the chat template", repr(system), "Add --chat.")
+        if chat:
+            messages = [{"role": "system", "content": system}] if system is not None else []
+            messages.append({"role": "user", "content": prompt})
+            ids = self.tokenizer.encode(self.tokenizer.render_chat(messages), add_special_tokens=False)
+        else:
+            ids = self.tokenizer.encode(prompt)
+        if self.context_length is not None and len(ids) >= self.context_length:
+            raise PromptTooLongError(len(ids), self.context_length)
+        return ids
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        chat: bool = False,
+        system: str | None = None,
+        sampling: SamplingSettings | None = None,
+        on_text: Callable[[str], object] | None = None,
+    ) -> GenerationResult:
+        """Answer one prompt.
+
+        Args:
+            prompt: see :meth:`encode_prompt`.
+            max_new_tokens: most tokens of the answer; the context may end it earlier.
+            chat: see :meth:`encode_prompt`.
+            system: see :meth:`encode_prompt`.
+            sampling: how tokens are chosen; greedy by default.
+            on_text: receives each piece of text as soon as it is certain, never half a character.
+
+        Raises:
+            EmptyPromptError: the prompt has no tokens.
+        """
+        ids = self.encode_prompt(prompt, chat=chat, system=system)
+        room = max_new_tokens if self.context_length is None else min(max_new_tokens, self.context_length - len(ids))
+        stream, timings = self.tokenizer.stream(), Timings()
+        tokens: list[int] = []
+        pieces: list[str] = []
+
+        def emit(piece: str) -> None:
+            if piece:
+                pieces.append(piece)
+                if on_text is not None:
+                    on_text(piece)
+
+        for token in generate(
+            self.session,
+            ids,
+            max_new_tokens=room,
+            stop_ids=self.stop_ids,
+            sampler=Sampler(sampling),
+            timings=timings,
+        ):
+            tokens.append(token)
+            emit(stream.push(token))
+        emit(stream.flush())
+        reason: Literal["stop", "length"] = "stop" if len(tokens) < room else "length"
+        return GenerationResult(text="".join(pieces), tokens=tuple(tokens), finish_reason=reason, timings=timings)
+
+
+def generate_text(bundle: Bundle, prompt: str, **settings: Any) -> GenerationResult:
+    """Load a bundle, answer one prompt, and forget it again: Python's ``edgellm run``.
+
+    Args:
+        bundle: what :func:`edgellm_core.bundle.load_bundle` returned.
+        prompt: text to go on from; with ``chat=True`` the user's message.
+        settings: as :meth:`TextGenerator.generate`.
+    """
+    return TextGenerator(bundle).generate(prompt, **settings)
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the model was made for, from config.json; None where it does not say."""
+    text_config = config.get("text_config")
+    for source in (config, text_config if isinstance(text_config, dict) else {}):
+        for key in CONTEXT_KEYS:
+            if isinstance(source.get(key), int) and source[key] > 0:
+                return int(source[key])
+    return None
+
+
+def stop_tokens(generation_config: Mapping[str, Any], eos_id: int | None) -> frozenset[int]:
+    """Return the tokens that end an answer: ``eos_token_id`` (an integer or a list) and the tokenizer's own."""
+    stated = generation_config.get("eos_token_id")
+    ids = stated if isinstance(stated, list) else [stated]
+    return frozenset(identifier for identifier in (*ids, eos_id) if isinstance(identifier, int))

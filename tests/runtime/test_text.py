@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from edgellm_core.errors import InvalidSettingError
+from edgellm_core.runtime.errors import NoChatTemplateError, OtherTargetError, PromptTooLongError
+from edgellm_core.runtime.generate import generate
+from edgellm_core.runtime.sampling import SamplingSettings
+from edgellm_core.runtime.text import TextGenerator, context_length, generate_text, stop_tokens
+from edgellm_core.testing.decoder_bundle import write_decoder_bundle
+
+PROMPT = "the capital of France is"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_decoder_bundle(tmp_path_factory.mktemp("root") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def generator(bundle):
+    return TextGenerator(bundle)
+
+
+def test_answer_is_the_decoded_greedy_tokens_and_streams(bundle, generator):
+    pieces = []
+    result = generator.generate(PROMPT, max_new_tokens=9, on_text=pieces.append)
+    ids = generator.tokenizer.encode(PROMPT)
+    assert len(ids) == 5
+    assert list(result.tokens) == list(generate(generator.session, ids, max_new_tokens=9, stop_ids=generator.stop_ids))
+    assert result.text == "".join(pieces) == generator.tokenizer.decode(result.tokens)
+    assert len(pieces) == len(result.tokens)
+    assert result.finish_reason == "length"
+    assert generate_text(bundle, PROMPT, max_new_tokens=9).text == result.text
+
+
+def test_stop_token_of_generation_config_ends_the_answer(tmp_path, generator):
+    tokens = generator.generate(PROMPT, max_new_tokens=9).tokens
+    stop = tokens[4]
+    files = {"generation_config.json": json.dumps({"eos_token_id": [stop]})}
+    result = TextGenerator(write_decoder_bundle(tmp_path / "b", files=files)).generate(PROMPT)
+    assert result.tokens == tokens[: tokens.index(stop)]
+    assert result.finish_reason == "stop"
+
+
+def test_context_ends_the_answer(tmp_path):
+    short = TextGenerator(write_decoder_bundle(tmp_path / "b", config={"text_config": {"max_position_embeddings": 8}}))
+    result = short.generate(PROMPT)
+    assert (len(result.tokens), result.finish_reason) == (3, "length")
+    with pytest.raises(PromptTooLongError, match="shorter than the model's context of 8 tokens; got 10"):
+        short.generate(f"{PROMPT} {PROMPT}")
+
+
+def test_chat_uses_the_template(bundle):
+    (bundle.llm / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}a{% endif %}"
+    )
+    generator = TextGenerator(bundle)
+    with_system = generator.encode_prompt("hello world", chat=True, system="Paris")
+    assert with_system == generator.tokenizer.encode("system Paris user hello world a", add_special_tokens=False)
+    assert generator.encode_prompt("hello world", chat=True) == with_system[2:]
+
+
+def test_chat_without_template_is_refused(tmp_path):
+    bundle = write_decoder_bundle(tmp_path / "b")
+    config = json.loads((bundle.llm / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    (bundle.llm / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(NoChatTemplateError, match="--chat needs a chat template"):
+        TextGenerator(bundle).generate(PROMPT, chat=True)
+
+
+def test_system_message_needs_chat(generator):
+    with pytest.raises(InvalidSettingError, match=r"--system needs the chat template; got 'Be brief'\. Add --chat"):
+        generator.generate(PROMPT, system="Be brief")
+
+
+def test_sampling_settings_are_used(generator):
+    settings = {"max_new_tokens": 12, "sampling": SamplingSettings(temperature=2.0, seed=5)}
+    first = generator.generate(PROMPT, **settings)
+    assert first.tokens == generator.generate(PROMPT, **settings).tokens
+    assert first.tokens != generator.generate(PROMPT, max_new_tokens=12).tokens
+
+
+def test_other_targets_are_refused(bundle):
+    other = replace(bundle, manifest=bundle.manifest.model_copy(update={"target": "edge-llm"}))
+    with pytest.raises(OtherTargetError, match="needs a bundle of target 'onnx'; got target 'edge-llm'"):
+        TextGenerator(other)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 2048}, 2048),
+        ({"n_positions": 1024}, 1024),
+        ({"text_config": {"max_position_embeddings": 512}}, 512),
+        ({"max_position_embeddings": None}, None),
+        ({}, None),
+    ],
+)
+def test_context_length(config, expected):
+    assert context_length(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "eos", "expected"),
+    [
+        ({"eos_token_id": 2}, 7, {2, 7}),
+        ({"eos_token_id": [2, 3]}, None, {2, 3}),
+        ({"eos_token_id": None}, 7, {7}),
+        ({}, None, set()),
+    ],
+)
+def test_stop_tokens(config, eos, expected):
+    assert stop_tokens(config, eos) == expected
