@@ -1,1 +1,1 @@
-"""Comparison of an exported graph with the original model before anything is published."""
+"""The parity gate: the graph is executed and compared with the original model before anything is published."""

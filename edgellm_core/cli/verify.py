@@ -1,0 +1,126 @@
+"""``edgellm verify``: compare a bundle with its original model again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgellm_core.cli.progress import listening
+
+if TYPE_CHECKING:
+    from edgellm_core.bundle import Bundle
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.events import Reporter
+    from edgellm_core.verification.gate import VerificationResult
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--source", help="The original model; by default the one that the bundle names.")
+@click.option(
+    "--verify", "requested", type=click.Choice(["auto", "full", "layers"]), default="auto", show_default=True,
+    help="Compare the whole model, or its first layers and the head.",
+)  # fmt: skip
+@click.option("--max-memory", metavar="SIZE", help="Budget of main memory for 'auto', for example 8GiB.")
+@click.option(
+    "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event, the last with the result.")
+def verify(
+    bundle: Path,
+    source: str | None,
+    requested: str,
+    max_memory: str | None,
+    plugin_paths: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Compare the graph of BUNDLE with the model that it was built from.
+
+    A bundle that was exported without verification is marked as verified when it passes; nothing else is changed.
+    """
+    from edgellm_core.bundle import load_bundle, write_manifest
+    from edgellm_core.events import stage_events
+    from edgellm_core.pipeline.settings import parse_bytes
+
+    budget = None if max_memory is None else parse_bytes(max_memory)
+    loaded = load_bundle(bundle)
+    with listening(as_json=as_json) as listener, stage_events("verify", listener) as report:
+        result = _compare(loaded, source, requested, budget, plugin_paths, report)
+    if loaded.manifest.verification.status == "skipped":
+        write_manifest(loaded.directory, loaded.manifest.model_copy(update={"verification": result.record()}))
+    if as_json:
+        checks = [asdict(row) for row in result.rows]
+        click.echo(json.dumps({"verification": result.record().model_dump(), "checks": checks}))
+    else:
+        _print_table(result)
+
+
+def _compare(
+    bundle: Bundle,
+    source: str | None,
+    requested: str,
+    max_memory: int | None,
+    plugin_paths: tuple[Path, ...],
+    report: Reporter,
+) -> VerificationResult:
+    from edgellm_core.host import PluginHost
+    from edgellm_core.verification.gate import verify_graph
+    from edgellm_core.verification.mode import choose_mode
+
+    manifest = bundle.manifest
+    host = PluginHost.load(plugin_paths)
+    checkpoint = _open_source(bundle, source, report)
+    selection = host.select(checkpoint.config, forced=manifest.family.name, directory=checkpoint.directory)
+    mode = choose_mode(requested, checkpoint, manifest.precision, max_memory=max_memory, report=report)
+    return verify_graph(
+        bundle.model_path, checkpoint, selection.family, precision=manifest.precision, mode=mode, report=report
+    )
+
+
+def _open_source(bundle: Bundle, source: str | None, report: Reporter) -> Checkpoint:
+    """Open the original, and refuse another checkpoint than the one that the bundle was built from."""
+    from edgellm_core.checkpoint.source import open_checkpoint
+    from edgellm_core.registry import ModelRegistry
+    from edgellm_core.verification.errors import SourceDiffersError
+
+    registry = ModelRegistry.load()
+    recorded = bundle.manifest.source
+    revision = None
+    if source is None:
+        source = recorded.id
+        if recorded.kind == "package":
+            named = (name for name in registry.names() if registry.get(name).package == recorded.id)
+            source = next(named, recorded.id)
+        elif recorded.kind == "hub":
+            revision = recorded.revision
+    checkpoint = open_checkpoint(source, registry=registry, revision=revision, report=report)
+    if checkpoint.source.digest != recorded.digest:
+        raise SourceDiffersError(bundle.directory, source, recorded.digest, checkpoint.source.digest)
+    return checkpoint
+
+
+def _print_table(result: VerificationResult) -> None:
+    """Print one row for each check and prompt, then the whole."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("check", "prompt", "steps", "max_rel_err", "tokens equal", box=None, pad_edge=False)
+    groups: dict[tuple[str, int], list[int]] = {}
+    for index, row in enumerate(result.rows):
+        groups.setdefault((row.case, row.prompt), []).append(index)
+    for (case, prompt), indices in groups.items():
+        rows = [result.rows[index] for index in indices]
+        error = max(row.max_rel_err for row in rows)
+        equal = "yes" if all(row.token_equal for row in rows) else "no (tie)"
+        table.add_row(case, str(prompt + 1), str(len(rows)), f"{error:.2g}", equal)
+    console = Console()
+    console.print(table)
+    tokens = "equal greedy tokens" if result.greedy_tokens_equal else "greedy tokens that differ in ties only"
+    click.echo(
+        f"Passed: max_rel_err {result.max_rel_err:.2g} of {result.tolerance:g} allowed, top-1 "
+        f"{result.top1_agreement:.2%}, KL {result.kl:.2g} nats, {tokens}.\nCompared with {result.reference}."
+    )

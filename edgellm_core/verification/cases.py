@@ -1,0 +1,189 @@
+"""What the gate runs: cases of several steps, planned once and then replayed on the original and on the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from edgellm_core.runtime.generate import left_pad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from edgellm_core.verification.prompts import Prompt
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+Logits = np.ndarray[Any, np.dtype[np.float32]]
+
+DECODE_STEPS: Final = 16
+"""Greedy steps over the KV cache after the first prompt."""
+
+EXTRA_STEPS: Final = 4
+"""Greedy steps after a padded batch, a chunked prompt, or spread positions."""
+
+FARTHEST_POSITION: Final = 8192
+"""Largest position of the case with spread positions; float32 angles stay exact to about 1e-3 there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One run from an empty cache.
+
+    Attributes:
+        name: what is checked.
+        prompts: index of the prompt of each row, from 0.
+        rows: token ids of each row.
+        chunks: new tokens of each step of the prefill; they add up to the longest row.
+        decode: greedy steps after it.
+        stride: distance of two positions.
+    """
+
+    name: str
+    prompts: tuple[int, ...]
+    rows: tuple[Prompt, ...]
+    chunks: tuple[int, ...]
+    decode: int = 0
+    stride: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepInputs:
+    """Inputs of one call.
+
+    Attributes:
+        label: for example ``prefill`` or ``decode step 3``.
+        input_ids: int64 [batch, seq].
+        attention_mask: int64 [batch, past + seq].
+        position_ids: int64 [batch, seq].
+        chooses: whether greedy decoding chooses a token from the last position.
+    """
+
+    label: str
+    input_ids: Ids
+    attention_mask: Ids
+    position_ids: Ids
+    chooses: bool
+
+    @property
+    def real(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Boolean [batch, seq]: tokens, not padding."""
+        seq = self.input_ids.shape[1]
+        return self.attention_mask[:, -seq:].astype(bool)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One call with the original's answer.
+
+    Attributes:
+        inputs: what went in.
+        logits: for each row float32 [real positions, vocab].
+    """
+
+    inputs: StepInputs
+    logits: tuple[Logits, ...]
+
+
+@dataclass(kw_only=True, slots=True)
+class Recording:
+    """A case as the original ran it.
+
+    Attributes:
+        case: the case.
+        steps: its steps in order.
+    """
+
+    case: Case
+    steps: list[Step] = field(default_factory=list)
+
+    def label(self, step: int, row: int) -> str:
+        """Return check, step and prompt in words: ``'padded batch', decode step 2, prompt 4``."""
+        return f"{self.case.name!r}, {self.steps[step].inputs.label}, prompt {self.case.prompts[row] + 1}"
+
+
+def plan_cases(prompts: Sequence[Prompt], *, context: int | None) -> list[Case]:
+    """Return the cases, from the simplest to the most special, so that the first that fails tells the most.
+
+    Each prompt alone, the first followed by ``DECODE_STEPS`` steps; the second shortest with positions spread over the
+    context (RoPE scaling changes frequencies that short prompts hardly turn); the shortest and the longest as a batch
+    with left padding; the longest in two chunks.
+
+    Args:
+        prompts: at least two, of different lengths.
+        context: longest sequence that the model was made for; None if unknown.
+    """
+    cases = [
+        Case(
+            name="prompt alone",
+            prompts=(index,),
+            rows=(prompt,),
+            chunks=(len(prompt),),
+            decode=DECODE_STEPS if index == 0 else 0,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    short, spread, long = by_length[0], by_length[1], by_length[-1]
+    stride = min(context or FARTHEST_POSITION, FARTHEST_POSITION) // (len(prompts[spread]) + EXTRA_STEPS)
+    if stride > 1:
+        cases.append(
+            Case(
+                name="spread positions",
+                prompts=(spread,),
+                rows=(prompts[spread],),
+                chunks=(len(prompts[spread]),),
+                decode=EXTRA_STEPS,
+                stride=stride,
+            )
+        )
+    length = len(prompts[long])
+    rows = (prompts[short], prompts[long])
+    cases.append(Case(name="padded batch", prompts=(short, long), rows=rows, chunks=(length,), decode=EXTRA_STEPS))
+    if length > 3:
+        cases.append(
+            Case(
+                name="chunked prompt",
+                prompts=(long,),
+                rows=(prompts[long],),
+                chunks=(length // 2, length - length // 2),
+                decode=EXTRA_STEPS,
+            )
+        )
+    return cases
+
+
+def prefill_inputs(case: Case) -> Iterator[StepInputs]:
+    """Yield the steps that read the prompts."""
+    input_ids, attention_mask, position_ids = left_pad(case.rows)
+    start = 0
+    for number, size in enumerate(case.chunks, 1):
+        end = start + size
+        yield StepInputs(
+            label="prefill" if len(case.chunks) == 1 else f"prefill chunk {number}",
+            input_ids=input_ids[:, start:end],
+            attention_mask=attention_mask[:, :end],
+            position_ids=position_ids[:, start:end] * case.stride,
+            chooses=number == len(case.chunks),
+        )
+        start = end
+
+
+def decode_inputs(case: Case, previous: StepInputs, tokens: Sequence[int], number: int) -> StepInputs:
+    """Return the step that reads one chosen token for each row.
+
+    Args:
+        case: the case.
+        previous: the step before.
+        tokens: the original's greedy token of each row.
+        number: number of the step, from 1.
+    """
+    ones = np.ones((len(tokens), 1), np.int64)
+    return StepInputs(
+        label=f"decode step {number}",
+        input_ids=np.array(tokens, np.int64)[:, None],
+        attention_mask=np.concatenate([previous.attention_mask, ones], axis=1),
+        position_ids=previous.position_ids[:, -1:] + case.stride,
+        chooses=True,
+    )

@@ -1,0 +1,58 @@
+"""Chooses between comparing the whole model and its first layers, by the memory that each takes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from edgellm_core.checkpoint.dimensions import read_dimensions
+from edgellm_core.checkpoint.estimate import estimate_stages, stage
+from edgellm_core.checkpoint.machine import available_memory
+from edgellm_core.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.events import Reporter
+    from edgellm_core.verification.subject import Mode
+
+MODES: Final[Mapping[str, Mode | None]] = {"auto": None, "full": "full", "layers": "layers", "off": "off"}
+"""Value of ``--verify`` → mode; None where the memory decides."""
+
+
+def choose_mode(
+    requested: str, checkpoint: Checkpoint, precision: str, *, max_memory: int | None = None, report: Reporter
+) -> Mode:
+    """Return how to verify; ``auto`` is ``full`` where its estimate fits the memory, else ``layers``.
+
+    Args:
+        requested: ``auto``, ``full``, ``layers`` or ``off``.
+        checkpoint: the original.
+        precision: precision of the graph.
+        max_memory: budget in bytes; None for what is free.
+        report: told the choice of ``auto`` with its numbers.
+
+    Raises:
+        UnknownNameError: ``requested`` is none of them.
+    """
+    if requested not in MODES:
+        raise UnknownNameError("verification mode", requested, MODES)
+    fixed = MODES[requested]
+    if fixed is not None:
+        return fixed
+    shapes = [entry.shape for entry in checkpoint.tensors.values()]
+    parameters = sum(map(math.prod, shapes))
+    stages = estimate_stages(parameters, read_dimensions(checkpoint.config, shapes), precision=precision)
+    needed = stage(stages, "verify full").ram
+    budget = available_memory() if max_memory is None else max_memory
+    numbers = f"takes up to {_gib(needed)} of {_gib(budget)} {'free' if max_memory is None else 'allowed'}"
+    if needed <= budget:
+        report.note(f"Comparing the whole model, which {numbers}.")
+        return "full"
+    report.note(f"Comparing the first layers and the head only, since the whole model {numbers}.")
+    return "layers"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

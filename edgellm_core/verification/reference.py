@@ -1,0 +1,146 @@
+"""The original: transformers' own model with weights that transformers itself reads, in float32.
+
+Nothing of our tracing, wrappers or weight loading takes part, so that an error there can't be on both sides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgellm_core.verification.cases import Recording, Step, decode_inputs, prefill_inputs
+from edgellm_core.verification.errors import ReferenceLoadError, ReferenceNotFiniteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from transformers import PreTrainedModel
+
+    from edgellm_core.verification.cases import Case, Logits, StepInputs
+    from edgellm_core.verification.subject import Subject
+
+
+def load_reference(subject: Subject) -> PreTrainedModel:
+    """Load the original with ``from_pretrained``; for bf16 its weights are rounded to bfloat16 and stay in float32.
+
+    Raises:
+        ReferenceLoadError: transformers refuses, or a weight is missing or has another shape.
+    """
+    import torch
+
+    from edgellm_core.tracing.weightless import causal_lm_class
+
+    try:
+        with _quiet_transformers():
+            loaded: Any = causal_lm_class(subject.config).from_pretrained(
+                subject.directory,
+                config=copy.deepcopy(subject.config),
+                dtype=torch.float32,
+                attn_implementation="eager",  # tracing takes over sdpa's place; eager is never touched
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ReferenceLoadError(subject.directory, " ".join(str(error).split()).rstrip(".")) from error
+    model, info = loaded
+    for kind in ("missing_keys", "mismatched_keys"):
+        names = sorted(map(str, info[kind]))
+        if names:
+            raise ReferenceLoadError(subject.directory, f"{kind.replace('_keys', '')} weights {', '.join(names[:3])}")
+    model.eval()
+    if subject.precision == "bf16":
+        _round_to_bfloat16(model)
+    return model  # type: ignore[no-any-return]  # from_pretrained returns a tuple that transformers leaves untyped
+
+
+def _round_to_bfloat16(model: PreTrainedModel) -> None:
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.copy_(parameter.to(torch.bfloat16))
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep progress bars and the report of unexpected weights (accounted for by the binder) off the terminal."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+class ReferenceRunner:
+    """Runs the original step by step over transformers' own cache."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache: Any = None
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def start(self) -> None:
+        """Forget the cache."""
+        self._cache = None
+
+    def run(self, inputs: StepInputs) -> Logits:
+        """Run one step; return float32 logits [batch, seq, vocab]."""
+        import torch
+
+        arguments: dict[str, Any] = {"position_ids": inputs.position_ids} if self._takes_positions else {}
+        arguments |= {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arguments.items()}
+        with torch.inference_mode():
+            output = self._model(**tensors, past_key_values=self._cache, use_cache=True)
+        self._cache = output.past_key_values
+        logits: Logits = output.logits.float().numpy()
+        return logits
+
+
+def record(
+    model: PreTrainedModel, cases: Sequence[Case], subject: Subject, tell: Callable[[Case], None]
+) -> list[Recording]:
+    """Run all cases on the original; its own greedy tokens feed the decode steps.
+
+    Raises:
+        ReferenceNotFiniteError: its logits are not finite.
+    """
+    runner = ReferenceRunner(model)
+    recordings = []
+    for case in cases:
+        tell(case)
+        recording = Recording(case=case)
+        runner.start()
+        for inputs in prefill_inputs(case):
+            _record_step(runner, recording, inputs, subject)
+        for number in range(1, case.decode + 1):
+            last = recording.steps[-1]
+            tokens = [int(logits[-1].argmax()) for logits in last.logits]
+            _record_step(runner, recording, decode_inputs(case, last.inputs, tokens, number), subject)
+        recordings.append(recording)
+    return recordings
+
+
+def _record_step(runner: ReferenceRunner, recording: Recording, inputs: StepInputs, subject: Subject) -> None:
+    logits = real_rows(runner.run(inputs), inputs)
+    recording.steps.append(Step(inputs=inputs, logits=logits))
+    for row, values in enumerate(logits):
+        if not np.isfinite(values).all():
+            raise ReferenceNotFiniteError(subject.directory, recording.label(len(recording.steps) - 1, row))
+
+
+def real_rows(values: np.ndarray[Any, Any], inputs: StepInputs) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return, for each row, the values [real positions, …] at the positions that are not padding (a copy)."""
+    return tuple(row[real] for row, real in zip(values, inputs.real, strict=True))

@@ -1,0 +1,136 @@
+"""Runs a graph that is held in memory, with any of its tensors as further outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgellm_core.runtime.errors import GraphLoadError, GraphRunError
+from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import onnx
+
+    from edgellm_core.verification.cases import Logits, StepInputs
+
+Tensors = dict[str, np.ndarray[Any, Any]]
+
+
+class GraphSession:
+    """A graph of target ``onnx`` in ONNX Runtime on the CPU, which keeps the states of the case that it runs.
+
+    ``runtime.DecoderSession`` loads a file and shows only its outputs; the gate also runs graphs that are cut or show
+    their hidden states, whose weights stay in the original's data file.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path, *, extra: Sequence[str] = ()) -> None:
+        """Load the graph.
+
+        Args:
+            model: the graph; not changed. A bfloat16 graph runs with its types raised to float32.
+            folder: where its external data lies.
+            extra: names of further tensors to show.
+
+        Raises:
+            GraphLoadError: ONNX Runtime can't load it.
+        """
+        self._path = folder / "model.onnx"
+        self._extra = list(extra)
+        try:
+            self._session = _load(model, folder, self._extra)
+        except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
+            raise GraphLoadError(self._path, _one_line(error)) from error
+        self._inputs = {value.name: value for value in self._session.get_inputs()}
+        self._state_names = [name for name in self._inputs if name.startswith("past_")]
+        self._states: dict[str, Any] = {}
+
+    def start(self, batch: int) -> None:
+        """Forget the states: empty along the axis that grows, zeros elsewhere."""
+        self._states = {}
+        for name in self._state_names:
+            value = self._inputs[name]
+            _, *sizes = value.shape
+            shape = [batch, *(size if isinstance(size, int) else 0 for size in sizes)]
+            self._states[name] = np.zeros(shape, STATE_TYPES[value.type])
+
+    def run(self, inputs: StepInputs) -> tuple[Logits, Tensors]:
+        """Run one step.
+
+        Returns:
+            float32 logits [batch, seq, vocab], and the extra tensors by name, in float32.
+
+        Raises:
+            GraphRunError: ONNX Runtime stopped.
+        """
+        import onnxruntime
+
+        arrays = {
+            "input_ids": inputs.input_ids,
+            "attention_mask": inputs.attention_mask,
+            "position_ids": inputs.position_ids,
+            **self._states,
+        }
+        feeds = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+            if isinstance(value, np.ndarray)
+            else value
+            for name, value in arrays.items()
+            if name in self._inputs
+        }
+        names = ["logits", *map(state_output, self._state_names), *self._extra]
+        try:
+            results = self._session.run_with_ort_values(names, feeds)
+        except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
+            raise GraphRunError(self._path, _one_line(error)) from error
+        logits, states, shown = results[0], results[1 : 1 + len(self._states)], results[1 + len(self._states) :]
+        self._states = dict(zip(self._state_names, states, strict=True))
+        extra = {name: _as_float32(value) for name, value in zip(self._extra, shown, strict=True)}
+        return _as_float32(logits), extra
+
+
+def _as_float32(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    array: np.ndarray[Any, np.dtype[np.float32]] = value.numpy().astype(np.float32, copy=False)
+    return array
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str]) -> Any:
+    import onnx
+    import onnxruntime
+
+    from edgellm_core.runtime.float32_twin import has_bfloat16, raise_to_float32
+
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    if has_bfloat16(graph):
+        raise_to_float32(graph)
+    _read_small_tensors(graph, folder)
+    present = {output.name for output in graph.graph.output}
+    # ONNX Runtime infers the types of outputs that are declared without one
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: ONNX Runtime warns about optimizations that it declines
+    options.enable_cpu_mem_arena = False  # the arena keeps what the longest prompt took
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _read_small_tensors(model: onnx.ModelProto, folder: Path) -> None:
+    """Move small external tensors into the graph: shape inference does not look for shape constants in files."""
+    from onnx import TensorProto, external_data_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        lengths = [int(entry.value) for entry in tensor.external_data if entry.key == "length"]
+        if lengths and lengths[0] <= INLINE_BYTES:
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]

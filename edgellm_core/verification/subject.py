@@ -1,0 +1,141 @@
+"""What is compared with what: a graph and its original, both whole or both cut to their first layers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import onnx
+    from transformers import PreTrainedConfig
+
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.contract import ModelFamily
+
+Mode = Literal["full", "layers", "off"]
+
+LEAST_LAYERS: Final = 2
+"""Fewest layers of ``--verify layers``: one whose input is the embedding and one whose input is another layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A graph and its original.
+
+    Attributes:
+        graph: the graph without its external data.
+        folder: where the external data lies.
+        directory: the original checkpoint.
+        config: transformers config of the original, cut like the graph.
+        precision: precision of the graph.
+        layers: decoder layers that are compared.
+        depth: decoder layers of the whole model.
+    """
+
+    graph: onnx.ModelProto
+    folder: Path
+    directory: Path
+    config: PreTrainedConfig
+    precision: str
+    layers: int
+    depth: int
+
+    @property
+    def reference(self) -> str:
+        """What the graph is compared with, in words, for the manifest."""
+        import transformers
+
+        from edgellm_core.tracing.weightless import causal_lm_class
+
+        parts = [f"transformers {transformers.__version__} {causal_lm_class(self.config).__name__} in float32"]
+        if self.layers < self.depth:
+            parts.append(f"first {self.layers} of {self.depth} layers + head")
+        if self.precision == "bf16":
+            parts.append("weights rounded to bfloat16; the graph ran with its types raised to float32")
+        return ", ".join(parts)
+
+
+def make_subject(
+    model_path: Path, checkpoint: Checkpoint, family: ModelFamily, *, precision: str, mode: Mode
+) -> Subject:
+    """Return what is to be compared.
+
+    Args:
+        model_path: the bound graph; its data lies beside it.
+        checkpoint: the original.
+        family: its family, which may adapt the config.
+        precision: precision of the graph.
+        mode: ``layers`` cuts both to the first layers.
+
+    Raises:
+        GraphNotCuttableError: ``layers``, and the graph or model can't be cut.
+        UserError: transformers can't read the config.
+    """
+    import onnx
+
+    from edgellm_core.tracing.configuration import load_config
+    from edgellm_core.verification.cut import cut_after
+
+    graph = onnx.load(str(model_path), load_external_data=False)
+    config = load_config(checkpoint.directory, checkpoint.config, family)
+    depth = int(config.get_text_config().num_hidden_layers)
+    layers = depth
+    if mode == "layers":
+        layers = layers_to_keep(config)
+        if layers < depth:
+            graph = cut_after(graph, layers, depth)
+            config = cut_config(config, layers)
+    return Subject(
+        graph=graph,
+        folder=model_path.parent,
+        directory=checkpoint.directory,
+        config=config,
+        precision=precision,
+        layers=layers,
+        depth=depth,
+    )
+
+
+def layers_to_keep(config: PreTrainedConfig) -> int:
+    """Return how many first layers hold every kind of layer, at least ``LEAST_LAYERS`` and at most all.
+
+    Raises:
+        GraphNotCuttableError: the model has no list of decoder layers.
+    """
+    import torch
+
+    from edgellm_core.tracing.layers import analyse_stack
+    from edgellm_core.tracing.weightless import build_weightless
+    from edgellm_core.verification.errors import GraphNotCuttableError
+
+    stack = analyse_stack(build_weightless(copy.deepcopy(config), torch.float32), full_depth=False)
+    if stack is None:
+        reason = "the model has no list of decoder layers"
+        raise GraphNotCuttableError(reason)
+    return keep_every_kind(stack.kind_of)
+
+
+def keep_every_kind(kind_of: Sequence[int]) -> int:
+    """Return the length of the shortest prefix with every kind, at least ``LEAST_LAYERS`` and at most all."""
+    newest = max(kind_of.index(kind) for kind in set(kind_of))
+    return min(len(kind_of), max(LEAST_LAYERS, newest + 1))
+
+
+def cut_config(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """Return a copy for the first ``layers`` layers; every list with one entry a layer is cut too."""
+    cut = copy.deepcopy(config)
+    parts: list[Any] = [cut]
+    if cut.get_text_config() is not cut:
+        parts.append(cut.get_text_config())
+    depth = parts[-1].num_hidden_layers
+    for part in parts:
+        for name, value in list(vars(part).items()):
+            if isinstance(value, (list, tuple)) and len(value) == depth:
+                setattr(part, name, value[:layers])
+        if getattr(part, "num_hidden_layers", None) == depth:
+            part.num_hidden_layers = layers
+    return cut
