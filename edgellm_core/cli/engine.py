@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,6 @@ from edgellm_core.engine.backend import ENGINE_CHOICES
 
 if TYPE_CHECKING:
     from edgellm_core.engine.backend import EngineChoice
-    from edgellm_core.events import Event
 
 
 @click.command()
@@ -48,13 +45,14 @@ def engine(
     TensorRT-RTX builds for any RTX GPU without having one; TensorRT builds for the GPU that is there.
     """
     from edgellm_core.bundle import load_bundle
+    from edgellm_core.cli.progress import listening
     from edgellm_core.engine.backend import choose_backend
     from edgellm_core.engine.bundle_engine import add_engine
     from edgellm_core.engine.errors import NoBackendError
     from edgellm_core.events import stage_events
 
     loaded = load_bundle(bundle, check_digests=not no_check)
-    with stage_events("engine", _print_json if as_json else _print_message) as report:
+    with listening(as_json=as_json) as listener, stage_events("engine", listener) as report:
         backend = choose_backend(choice, report, compute_capability=sm)
         if backend is None:
             raise NoBackendError
@@ -70,13 +68,3 @@ def engine(
     if not as_json:
         where = f"SM {record.compute_capability}" if record.compute_capability else "every RTX GPU since Ampere"
         click.echo(f"{bundle / 'llm' / 'llm.engine'}: {record.bytes / 1e6:.1f} MB for {where}, {record.seconds:.1f} s")
-
-
-def _print_json(event: Event) -> None:
-    fields = {key: value for key, value in dataclasses.asdict(event).items() if value not in (None, "")}
-    click.echo(json.dumps(fields, ensure_ascii=False))
-
-
-def _print_message(event: Event) -> None:
-    if event.event in ("progress", "note"):
-        click.echo(event.message, err=True)

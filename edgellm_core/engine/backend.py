@@ -7,7 +7,12 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from edgellm_core.engine.errors import MissingBackendError, NoGpuError, OtherGpuError
+from edgellm_core.engine.errors import (
+    MissingBackendError,
+    NoGpuError,
+    OtherGpuError,
+    UnknownComputeCapabilityError,
+)
 from edgellm_core.engine.gpu import find_gpus
 from edgellm_core.errors import UnknownNameError
 
@@ -69,14 +74,13 @@ class Backend:
             ``requested`` or the GPU's own; None for TensorRT-RTX's default, an engine for every RTX GPU since Ampere.
 
         Raises:
-            UnknownNameError: the package knows no such compute capability.
+            UnknownComputeCapabilityError: the package can't build for it.
             NoGpuError: the backend needs a GPU and none is visible.
             OtherGpuError: the backend builds for its own GPU only, which is another one.
         """
         if not self.needs_gpu:
             if requested is not None and requested not in (known := known_compute_capabilities(self.load())):
-                kind = f"compute capability of {self.name}"
-                raise UnknownNameError(kind, str(requested), map(str, known))
+                raise UnknownComputeCapabilityError(self.name, requested, known)
             return requested
         gpus = find_gpus()
         if not gpus:

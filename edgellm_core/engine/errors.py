@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgellm_core.errors import EdgellmError, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -31,6 +32,15 @@ class NoBackendError(UserError):
             "Building an engine needs TensorRT-RTX, or TensorRT and a GPU; neither is here. "
             'Run: pip install "edgellm[rtx]".'
         )
+
+
+class UnknownComputeCapabilityError(UserError):
+    """``--sm`` names no architecture that the package can build for."""
+
+    def __init__(self, backend: str, requested: int, known: Sequence[int]) -> None:
+        """Name the package, the value and the values that work."""
+        values = ", ".join(map(str, known))
+        super().__init__(f"--sm must be a compute capability that {backend} builds for; got {requested}. Use {values}.")
 
 
 class NoGpuError(UserError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from edgellm_core.contract import Target
     from edgellm_core.engine import Backend, ProfileLimits
-    from edgellm_core.engine import EngineRecord as BuiltEngine
 
 ENGINE_FILE: Final = "llm.engine"
 
@@ -184,6 +182,7 @@ def _engine_stage(job: Job, plan: EnginePlan | None, export: Export) -> dict[str
 
     def body(report: Reporter) -> dict[str, Any]:
         from edgellm_core.engine import build_engine
+        from edgellm_core.engine.bundle_engine import manifest_record
 
         record = build_engine(
             export.model_path,
@@ -193,16 +192,12 @@ def _engine_stage(job: Job, plan: EnginePlan | None, export: Export) -> dict[str
             limits=plan.limits,
             report=report,
         )
-        return _engine_fields(record)
+        fields: dict[str, Any] = manifest_record(record).model_dump()
+        return fields
 
     asked = [plan.backend.name, plan.backend.version(), plan.compute_capability, str(plan.limits)]
     record: dict[str, Any] = job.runner.resume("engine", job.workspace, digest_of(export.fingerprint, *asked), body)
     return record
-
-
-def _engine_fields(record: BuiltEngine) -> dict[str, Any]:
-    fields = dataclasses.asdict(record)
-    return {name: fields[name] for name in EngineRecord.model_fields}
 
 
 def _publish(

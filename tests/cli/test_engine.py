@@ -9,8 +9,8 @@ from edgellm_core.bundle import load_bundle
 from edgellm_core.bundle.errors import NotABundleError
 from edgellm_core.cli import edgellm
 from edgellm_core.engine.backend import BACKENDS
-from edgellm_core.engine.errors import MissingBackendError
-from edgellm_core.errors import InvalidSettingError, UnknownNameError
+from edgellm_core.engine.errors import MissingBackendError, UnknownComputeCapabilityError
+from edgellm_core.errors import InvalidSettingError
 from edgellm_core.testing.decoder_bundle import write_decoder_bundle
 from edgellm_core.testing.decoder_graph import DecoderShape
 
@@ -69,7 +69,7 @@ def test_failed_build_leaves_a_whole_bundle_without_engine(bundle):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--sm", 99), UnknownNameError, r"Unknown compute capability of tensorrt-rtx '99'"),
+        (("--sm", 99), UnknownComputeCapabilityError, r"--sm must be .*; got 99"),
         (("--engine", "tensorrt"), MissingBackendError, r"--engine tensorrt needs the package tensorrt"),
         (("--max-input-len", 60, "--max-seq-len", 50), InvalidSettingError, r"--max-input-len must not exceed"),
         (("--max-seq-len", 65), InvalidSettingError, r"must not exceed the model's context of 64 tokens; got 65"),

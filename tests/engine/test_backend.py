@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edgellm_core.engine.backend import BACKENDS, Backend, choose_backend, known_compute_capabilities
-from edgellm_core.engine.errors import MissingBackendError, NoGpuError
+from edgellm_core.engine.errors import MissingBackendError, NoGpuError, UnknownComputeCapabilityError
 from edgellm_core.engine.gpu import find_gpus
 from edgellm_core.errors import UnknownNameError
 from edgellm_core.events import Reporter
@@ -65,7 +65,7 @@ def test_compute_capabilities_come_from_the_package():
 
 
 def test_unknown_compute_capability_lists_the_known():
-    with pytest.raises(UnknownNameError, match=r"Unknown compute capability of tensorrt-rtx '99'\. .*"):
+    with pytest.raises(UnknownComputeCapabilityError, match=r"--sm must be .*; got 99\. Use 75, "):
         BACKENDS["tensorrt-rtx"].target(99)
 
 

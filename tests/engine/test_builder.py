@@ -9,9 +9,13 @@ from onnx import helper
 
 from edgellm_core.engine.backend import BACKENDS
 from edgellm_core.engine.builder import build_engine, elapsed_time
-from edgellm_core.engine.errors import EngineBuildError, GraphParseError, UnexpectedGraphInputError
+from edgellm_core.engine.errors import (
+    EngineBuildError,
+    GraphParseError,
+    UnexpectedGraphInputError,
+    UnknownComputeCapabilityError,
+)
 from edgellm_core.engine.profiles import ProfileLimits
-from edgellm_core.errors import UnknownNameError
 from edgellm_core.events import Reporter
 from edgellm_core.testing.decoder_graph import DecoderShape, write_decoder_graph
 
@@ -120,7 +124,7 @@ def test_form_that_the_gpu_lacks_is_refused_with_the_builders_reason(tmp_path, r
 
 
 def test_unknown_compute_capability_is_refused_before_parsing(tmp_path, report):
-    with pytest.raises(UnknownNameError, match=r"Unknown compute capability of tensorrt-rtx '90'"):
+    with pytest.raises(UnknownComputeCapabilityError, match=r"--sm must be .*; got 90"):
         build_engine(
             tmp_path / "absent", tmp_path / "e", backend=RTX, compute_capability=90, limits=LIMITS, report=report
         )
