@@ -5,6 +5,7 @@ Operators that the table lacks raise ``UnsupportedOperatorError``; the caller th
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,18 @@ class UnsupportedOperatorError(Exception):
     """The table has no conversion for an operator, or not for these arguments."""
 
 
+def onnx_element_type(dtype: torch.dtype) -> int:
+    """Return ONNX's number of an element type.
+
+    Raises:
+        UnsupportedOperatorError: decoders of ours have no such tensors.
+    """
+    if dtype not in ELEMENT:
+        msg = f"element type {dtype}"
+        raise UnsupportedOperatorError(msg)
+    return ELEMENT[dtype]
+
+
 @dataclass
 class Converter:
     """State of one conversion.
@@ -73,7 +86,7 @@ class Converter:
         if key not in self._known:
             name = f"constant_{len(self.initializers)}"
             proto = onnx.TensorProto(
-                name=name, data_type=ELEMENT[tensor.dtype], dims=tuple(tensor.shape), raw_data=data
+                name=name, data_type=onnx_element_type(tensor.dtype), dims=tuple(tensor.shape), raw_data=data
             )
             self.initializers[name] = proto
             self._known[key] = name
@@ -104,9 +117,9 @@ class Converter:
             name: str = self.values[argument]
             found = argument.meta["val"]
             if dtype is not None and isinstance(found, torch.Tensor) and found.dtype != dtype:
-                return str(self.emit("Cast", [name], to=ELEMENT[dtype]))
+                return str(self.emit("Cast", [name], to=onnx_element_type(dtype)))
             if dtype is not None and not isinstance(found, torch.Tensor) and dtype != torch.int64:
-                return str(self.emit("Cast", [name], to=ELEMENT[dtype]))
+                return str(self.emit("Cast", [name], to=onnx_element_type(dtype)))
             return name
         if isinstance(argument, (bool, int, float)):
             return self.constant(argument, dtype)
@@ -131,13 +144,13 @@ class Converter:
 
     def value_info(self, name: str, tensor: torch.Tensor) -> onnx.ValueInfoProto:
         """Return the ONNX type and shape of a value."""
-        return helper.make_tensor_value_info(name, ELEMENT[tensor.dtype], self.dims(tensor))
+        return helper.make_tensor_value_info(name, onnx_element_type(tensor.dtype), self.dims(tensor))
 
     def convert(self, node: fx.Node) -> None:
         """Convert one ``call_function`` node.
 
         Raises:
-            UnsupportedOperatorError: the table has no entry for it.
+            UnsupportedOperatorError: the table has no entry for it, or none for these arguments.
         """
         target = node.target
         if target is operator.getitem:
@@ -151,6 +164,11 @@ class Converter:
             conversion = TABLE.get(str(target))
             if conversion is None:
                 raise UnsupportedOperatorError(str(target))
+            try:
+                inspect.signature(conversion).bind(self, node, *node.args, **node.kwargs)
+            except TypeError as error:
+                msg = f"{target} with the arguments {[*node.args[1:], *node.kwargs]}"
+                raise UnsupportedOperatorError(msg) from error
             self.values[node] = conversion(self, node, *node.args, **node.kwargs)
 
 
