@@ -21,6 +21,7 @@ from transformers.cache_utils import (
 
 from edgellm_core.tracing import operators
 from edgellm_core.tracing.errors import UntraceableModelError
+from edgellm_core.tracing.modeling_code import refused_as_untraceable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,17 +126,18 @@ def probe_cache(model: PreTrainedModel, config: PreTrainedConfig, traced: Sequen
         UntraceableModelError: the model keeps its state elsewhere, or in a form that is not keys and values.
     """
     name = type(model).__name__
-    cache = DynamicCache(config=config)
+    with refused_as_untraceable(name, "making its KV cache"):
+        cache = DynamicCache(config=config)
+    _refuse_unknown_layers(name, cache)
     tokens = torch.zeros(2, 3, dtype=torch.long)
-    with torch.no_grad():
+    with refused_as_untraceable(name, "a forward without weights"), torch.no_grad():
         output = model(input_ids=tokens, past_key_values=cache, use_cache=True)
     returned = getattr(output, "past_key_values", None)
     if returned is not cache:
         raise UntraceableModelError(name, f"it returns {type(returned).__name__} instead of the KV cache it was given")
+    _refuse_unknown_layers(name, cache)
     states = []
     for index, layer in enumerate(cache.layers):
-        if type(layer) not in KNOWN_LAYERS:
-            raise UntraceableModelError(name, f"layer {index} keeps its state in a {type(layer).__name__}")
         if index not in traced or isinstance(layer, DummyLayer) or layer.keys is None or layer.values is None:
             continue
         states.append(
@@ -149,3 +151,9 @@ def probe_cache(model: PreTrainedModel, config: PreTrainedConfig, traced: Sequen
     if not states:
         raise UntraceableModelError(name, "it does not use the KV cache it was given")
     return states
+
+
+def _refuse_unknown_layers(model: str, cache: Cache) -> None:
+    for index, layer in enumerate(cache.layers):
+        if type(layer) not in KNOWN_LAYERS:
+            raise UntraceableModelError(model, f"layer {index} keeps its state in a {type(layer).__name__}")

@@ -45,6 +45,8 @@ GENERATION_KEYS: Final = frozenset(
 LEGACY_ROPE_KEYS: Final = frozenset({"rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq"})
 """RoPE keys of transformers 4 that transformers 5 moves into ``rope_parameters``."""
 
+NO_CAUSAL_LM: Final = "has no causal language model for it"
+
 
 def load_config(
     directory: Path,
@@ -66,13 +68,14 @@ def load_config(
         InvalidConfigError: transformers refuses its values.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     model_type = config.get("model_type")
     known = next(
         (name for name in (model_type, family.modeled_as, *family.model_types) if name in CONFIG_MAPPING), None
     )
-    if known is None:
-        reason = "the installed transformers does not know it"
+    if known is None or known not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        reason = "the installed transformers " + ("does not know it" if known is None else NO_CAUSAL_LM)
         raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, nearest(config))
     fields = {key: value for key, value in config.items() if key not in {"model_type", "quantization_config"}}
     try:

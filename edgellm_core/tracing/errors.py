@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import UserError
+from edgellm_core.errors import PluginError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class UntraceableModelError(UserError):
         super().__init__(f"{model} can't be exported: {reason}. A family plugin has to handle it.")
 
 
-class WrongWrapperError(UserError):
+class WrongWrapperError(PluginError):
     """A family's layer wrapper does not compute what the module that it replaces computes."""
 
     def __init__(self, family: str, module: str, error: float) -> None:
@@ -58,4 +58,15 @@ class WrongWrapperError(UserError):
         super().__init__(
             f"Family {family!r}: the wrapper for {module!r} must equal the module that it replaces; "
             f"on random numbers it was off by {error:.2g} (relative). Correct module_forwards()."
+        )
+
+
+class FailedWrapperError(PluginError):
+    """A family's layer wrapper raises where the module that it replaces works."""
+
+    def __init__(self, family: str, module: str, error: Exception) -> None:
+        """Name the family, the wrapped class and what the wrapper raised."""
+        super().__init__(
+            f"Family {family!r}: the wrapper for {module!r} must take what the module that it replaces takes; "
+            f"on random numbers it raised {type(error).__name__}: {error}. Correct module_forwards()."
         )

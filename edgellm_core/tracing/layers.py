@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from edgellm_core.tracing.stamping import NotStampableError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -38,20 +40,22 @@ class LayerStack:
 
 
 def find_stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Return path and list of the decoder layers: the outermost ModuleList as long as the config says.
+    """Return path and list of the decoder layers: of the ModuleLists as long as the config says, the largest.
 
     Returns:
         ``("", empty list)`` when there is no such list; the model then is traced whole.
     """
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth and all(_has_parameters(m) for m in module):
-            return path, module
-    return "", nn.ModuleList()
+    found = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth and all(_size(m) for m in module)
+    ]
+    return max(found, key=lambda item: _size(item[1]), default=("", nn.ModuleList()))
 
 
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def analyse_stack(model: PreTrainedModel, *, full_depth: bool) -> LayerStack | None:
@@ -104,7 +108,13 @@ def _is_scalar(value: object) -> bool:
 
 
 def keep_traced_layers(model: PreTrainedModel, stack: LayerStack) -> None:
-    """Drop all layers but the traced ones; each keeps its real ``layer_idx``, configs shrink to match."""
+    """Drop all layers but the traced ones; each keeps its real ``layer_idx``, configs shrink to match.
+
+    Raises:
+        NotStampableError: a config computes the types of its layers and can't be shrunk.
+    """
+    if len(stack.traced) == len(stack.kind_of):
+        return
     parent_path, _, attribute = stack.path.rpartition(".")
     parent = model.get_submodule(parent_path)
     layers: Any = getattr(parent, attribute)
@@ -125,7 +135,11 @@ def _shrink_config(config: PreTrainedConfig, stack: LayerStack) -> None:
         config.num_hidden_layers = len(stack.traced)
     layer_types = getattr(config, "layer_types", None)
     if layer_types and len(layer_types) == depth:
-        config.layer_types = [layer_types[index] for index in stack.traced]
+        try:
+            config.layer_types = [layer_types[index] for index in stack.traced]
+        except AttributeError as error:  # a property
+            msg = f"{type(config).__name__} computes its layer_types"
+            raise NotStampableError(msg) from error
 
 
 def layer_positions(stack: LayerStack) -> Mapping[int, int]:

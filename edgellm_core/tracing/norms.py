@@ -66,7 +66,7 @@ def _best_fit(
 ) -> NormKind | None:
     weight, bias = _first(values, _WEIGHT_NAMES), _first(values, _BIAS_NAMES)
     assert weight is not None
-    own = {float(value) for value in vars(module).values() if isinstance(value, float) and 0 < value < 1e-2}
+    own = {float(value) for value in vars(module).values() if isinstance(value, float) and 0 < value < 1}
     fits = []
     for epsilon in sorted(own | set(_USUAL_EPSILONS)):
         rms = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
@@ -86,8 +86,10 @@ def _first(tensors: Mapping[str, torch.Tensor], names: tuple[str, ...]) -> torch
 
 
 def _structure(module: nn.Module) -> tuple[object, ...]:
-    floats = tuple(sorted((key, value) for key, value in vars(module).items() if isinstance(value, float)))
-    return type(module), floats, tuple((name, tuple(p.shape)) for name, p in module.named_parameters(recurse=False))
+    scalars = tuple(
+        sorted((key, repr(value)) for key, value in vars(module).items() if isinstance(value, (bool, int, float, str)))
+    )
+    return type(module), scalars, tuple((name, tuple(p.shape)) for name, p in module.named_parameters(recurse=False))
 
 
 def _forward(module: nn.Module, norm: NormKind, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
@@ -111,8 +113,8 @@ def recorded_norms(model: nn.Module) -> Iterator[None]:
     known: dict[tuple[object, ...], NormKind | None] = {}
     replaced: list[nn.Module] = []
     for module in model.modules():
-        if not re.search("norm", type(module).__name__, re.IGNORECASE):
-            continue
+        if not re.search("norm", type(module).__name__, re.IGNORECASE) or "forward" in vars(module):
+            continue  # "forward": a family's wrapper took it already
         structure = _structure(module)
         if structure not in known:
             known[structure] = classify_norm(module)

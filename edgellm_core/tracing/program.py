@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from edgellm_core.tracing import operators
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, traced_cache
-from edgellm_core.tracing.errors import UntraceableModelError
+from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_norms
 from edgellm_core.tracing.rope import recorded_rotations
 from edgellm_core.tracing.weightless import restored_modules
@@ -143,12 +143,15 @@ def _marked(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def semantic_operators(model: PreTrainedModel, family: ModelFamily, stack: LayerStack | None) -> Iterator[None]:
-    """Record norms, rotations, the family's wrappers and layer marks in the body; the model is restored after it."""
+    """Record norms, rotations, the family's wrappers and layer marks in the body; the model is restored after it.
+
+    The family comes first: its wrappers are probed on untouched modules, and what they replace is no longer a norm.
+    """
     with (
         restored_modules(model),
+        family_wrappers(model, family),
         recorded_norms(model),
         recorded_rotations(model),
-        family_wrappers(model, family),
         marked_layers(model, stack),
     ):
         yield
@@ -165,6 +168,7 @@ def export_program(
 
     Raises:
         UntraceableModelError: ``torch.export`` can't follow the model.
+        PluginError: a wrapper of the family is wrong.
     """
     depth = len(stack.kind_of) if stack else int(model.config.get_text_config().num_hidden_layers)
     forward = DecoderForward(model, family, states, depth).eval()
@@ -177,18 +181,18 @@ def export_program(
             for state in states
             for heads, width in (state.key, state.value)
         ]
-    try:
-        with torch.no_grad(), semantic_operators(model, family, stack):
-            program = torch.export.export(
-                forward,
-                (ids, mask, ids.clone(), past),
-                dynamic_shapes=_dynamic_shapes(model, len(past)),
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
-    except (RuntimeError, torch._dynamo.exc.TorchDynamoException, NotImplementedError) as error:  # noqa: SLF001
-        reason = f"torch.export stopped with {type(error).__name__}: {_first_line(error)}"
-        raise UntraceableModelError(type(model).__name__, reason) from error
+    with (
+        refused_as_untraceable(type(model).__name__, "torch.export"),
+        torch.no_grad(),
+        semantic_operators(model, family, stack),
+    ):
+        program = torch.export.export(
+            forward,
+            (ids, mask, ids.clone(), past),
+            dynamic_shapes=_dynamic_shapes(model, len(past)),
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
     names = [f"{state.layer}.{part}" for state in states for part in ("key", "value")]
     return TracedProgram(
         program=program,
@@ -204,7 +208,3 @@ def _dynamic_shapes(model: PreTrainedModel, states: int) -> tuple[Any, ...]:
     batch, seq = Dim("batch", min=1, max=64), Dim("seq", min=1, max=longest - 2)
     past, total = Dim("past", min=0, max=longest), Dim("total", min=1, max=2 * longest)
     return ({0: batch, 1: seq}, {0: batch, 1: total}, {0: batch, 1: seq}, [{0: batch, 2: past}] * states)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")[:300]

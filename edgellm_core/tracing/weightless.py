@@ -14,7 +14,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from edgellm_core.tracing.configuration import NO_CAUSAL_LM
 from edgellm_core.tracing.errors import UnsupportedArchitectureError
+from edgellm_core.tracing.modeling_code import refused_as_untraceable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +44,7 @@ def causal_lm_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     try:
         found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError:
-        reason = "transformers has no decoder-only causal language model for it"
+        reason = f"the installed transformers {NO_CAUSAL_LM}"
         raise UnsupportedArchitectureError(config.model_type, config.architectures, reason, ()) from None
     chosen: type[PreTrainedModel] = found[0] if isinstance(found, (list, tuple)) else found
     return chosen
@@ -56,14 +58,25 @@ def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
     Args:
         config: transformers config; not changed.
         dtype: element type of the parameters.
+
+    Raises:
+        UnsupportedArchitectureError: it is no causal language model, or one that is configured as an encoder.
+        UntraceableModelError: transformers can't build it.
     """
     from transformers.initialization import no_init_weights
 
     model_class = causal_lm_class(config)
-    with _parameters_on_meta(), no_init_weights():
+    with (
+        refused_as_untraceable(model_class.__name__, "building it from the config"),
+        _parameters_on_meta(),
+        no_init_weights(),
+    ):
         model: PreTrainedModel = model_class._from_config(  # noqa: SLF001  # what AutoModel calls itself
             config, dtype=dtype, attn_implementation="eager"
         )
+    if getattr(model.config.get_text_config(), "is_decoder", True) is False:
+        reason = "is_decoder is false, so it is an encoder, whose tokens also attend to later ones"
+        raise UnsupportedArchitectureError(config.model_type, config.architectures, reason, ())
     model.tie_weights()  # left out by no_init_weights (transformers 5.23)
     model.eval()
     if model_class._can_set_attn_implementation():  # noqa: SLF001  # no public query exists (transformers 5.23)

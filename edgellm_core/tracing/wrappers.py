@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from edgellm_core.tracing.errors import WrongWrapperError
+from edgellm_core.tracing.errors import FailedWrapperError, WrongWrapperError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,8 @@ def wrapper_error(module: nn.Module, forward: ModuleForward) -> float | None:
 
     Args:
         module: the module whose forward is replaced.
-        forward: the replacement, called as ``forward(module, x)``.
+        forward: the replacement, called as ``forward(module, x)``. What it raises on the input that the module takes
+            is raised.
     """
     parameters = dict(module.named_parameters())
     width = next((int(p.shape[-1]) for p in parameters.values()), 0)
@@ -44,7 +46,9 @@ def wrapper_error(module: nn.Module, forward: ModuleForward) -> float | None:
         except (TypeError, RuntimeError, ValueError):  # needs more than one hidden state; the parity gate judges it
             return None
         with _forward_replaced(module, forward):
-            result = torch.func.functional_call(module, values, (x,))
+            result: Any = torch.func.functional_call(module, values, (x,))
+        if not isinstance(result, torch.Tensor) or result.shape != expected.shape:
+            return math.inf
         return float((result - expected).abs().max() / expected.abs().max().clamp_min(1e-9))
 
 
@@ -57,12 +61,20 @@ def _forward_replaced(module: nn.Module, forward: ModuleForward) -> Iterator[Non
         del module.forward
 
 
+def _probe(module: nn.Module, forward: ModuleForward, family: str) -> float | None:
+    try:
+        return wrapper_error(module, forward)
+    except Exception as error:  # a plugin's code can raise anything
+        raise FailedWrapperError(family, type(module).__name__, error) from error
+
+
 @contextlib.contextmanager
 def family_wrappers(model: nn.Module, family: ModelFamily) -> Iterator[None]:
     """Replace forwards as the family says in the body.
 
     Raises:
         WrongWrapperError: a wrapper does not equal the module that it replaces on random numbers.
+        FailedWrapperError: a wrapper raises on random numbers.
     """
     wrappers = family.module_forwards()
     probed: set[str] = set()
@@ -73,7 +85,7 @@ def family_wrappers(model: nn.Module, family: ModelFamily) -> Iterator[None]:
                 continue
             if name not in probed:
                 probed.add(name)
-                error = wrapper_error(module, wrappers[name])
+                error = _probe(module, wrappers[name], family.name)
                 if error is not None and not error < _PROBE_TOLERANCE:
                     raise WrongWrapperError(family.name, name, error)
             stack.enter_context(_forward_replaced(module, wrappers[name]))
