@@ -73,6 +73,8 @@ def record_attention(  # noqa: PLR0913  # transformers' signature of an attentio
     sinks = s_aux if s_aux is not None else sinks
     if sinks is not None and sinks.dim() != 1:
         raise UntraceableModelError(type(module).__name__, f"its attention sinks have rank {sinks.dim()}, not 1")
+    if attention_mask is None and _is_causal(module, others.get("is_causal")):
+        attention_mask = operators.attention_mask(context.valid, context.input_ids, causal=True, window=0, chunk=0)
     scale = scaling if scaling is not None else getattr(module, "scaling", None) or query.shape[-1] ** -0.5
     if isinstance(scale, torch.Tensor):
         query, scale = query * scale, 1.0
@@ -88,6 +90,11 @@ def record_attention(  # noqa: PLR0913  # transformers' signature of an attentio
         softcap=wanted.softcap,
     )
     return output.transpose(1, 2).contiguous(), None
+
+
+def _is_causal(module: nn.Module, given: bool | None) -> bool:
+    """Say whether a call without a mask is causal, as ``sdpa_attention_forward`` of transformers 5.23 does."""
+    return bool(getattr(module, "is_causal", True) if given is None else given)
 
 
 def _with_bias(mask: torch.Tensor | None, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

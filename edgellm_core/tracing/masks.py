@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,17 +50,26 @@ def classify_mask(function: MaskFunction, size: int | None) -> MaskKind | None:
         function: transformers' ``mask_function(batch, head, query, key)``.
         size: window or chunk size that the model announces; None for none.
     """
-    if _closes_over_tensor(function, set()):
+    contents = list(_captured(function, set()))
+    if any(isinstance(item, torch.Tensor) for item in contents):
         return None
+    sizes = {size or 0, *(item for item in contents if type(item) is int)}
+    kinds = [MaskKind(causal=True), MaskKind(causal=False)]
+    kinds += [MaskKind(causal=True, **{part: n}) for n in sorted(sizes) if n > 0 for part in ("window", "chunk")]
     with _disable_current_modes():
-        queries, keys = _probe_positions(size or 0)
-        zero = torch.zeros((1, 1, 1, 1), dtype=torch.long)
-        found = function(zero, zero, queries[None, None, :, None], keys[None, None, None, :])
-        allowed = found.expand(1, 1, len(queries), len(keys))[0, 0]
-        kinds = [MaskKind(causal=True), MaskKind(causal=False)]
-        if size:
-            kinds += [MaskKind(causal=True, window=size), MaskKind(causal=True, chunk=size)]
-        return next((kind for kind in kinds if torch.equal(allowed, kind.evaluate(queries, keys))), None)
+        return next((kind for kind in kinds if all(_agrees(function, kind, max(n, 0)) for n in sizes)), None)
+
+
+def _agrees(function: MaskFunction, kind: MaskKind, size: int) -> bool:
+    """Say whether a function is of this kind at the positions that matter for a window or chunk of ``size``."""
+    queries, keys = _probe_positions(size)
+    batch, head = torch.arange(2)[:, None, None, None], torch.arange(3)[None, :, None, None]
+    try:
+        found = function(batch, head, queries[None, None, :, None], keys[None, None, None, :])
+        allowed = found.expand(2, 3, len(queries), len(keys))
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):  # takes scalars, or reads a short tensor
+        return False
+    return bool((allowed == kind.evaluate(queries, keys)).all())
 
 
 def _probe_positions(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,18 +80,25 @@ def _probe_positions(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(edges), torch.arange(3 * size + 3)
 
 
-def _closes_over_tensor(function: Any, seen: set[int]) -> bool:
+def _captured(function: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield what a function and the functions in it hold: closures, defaults, bound arguments and attributes."""
     if id(function) in seen:
-        return False
+        return
     seen.add(id(function))
-    for cell in getattr(function, "__closure__", None) or ():
-        contents = cell.cell_contents
-        items = contents if isinstance(contents, (tuple, list)) else (contents,)
-        if any(
-            isinstance(item, torch.Tensor) or (callable(item) and _closes_over_tensor(item, seen)) for item in items
-        ):
-            return True
-    return False
+    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    held += [
+        *(getattr(function, "__defaults__", None) or ()),
+        *(getattr(function, "__kwdefaults__", None) or {}).values(),
+    ]
+    if isinstance(function, functools.partial):
+        held += [function.func, *function.args, *function.keywords.values()]
+    elif not isinstance(function, types.FunctionType):
+        held += [getattr(function, "__func__", None), *vars(getattr(function, "__self__", function)).values()]
+    for contents in held:
+        for item in contents if isinstance(contents, (tuple, list)) else (contents,):
+            yield item
+            if callable(item) and not isinstance(item, (type, torch.Tensor)):
+                yield from _captured(item, seen)
 
 
 def boolean_mask(context: TraceContext, **arguments: Any) -> torch.Tensor:

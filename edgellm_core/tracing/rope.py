@@ -105,9 +105,8 @@ class _Call:
         return int(self.arguments["cos"].shape[-1])
 
     def others(self) -> dict[str, Any]:
-        """Return the arguments that are neither rotated nor tables nor other tensors."""
-        skipped = {*_ROTATED, "cos", "sin"}
-        return {k: v for k, v in self.arguments.items() if k not in skipped and not isinstance(v, torch.Tensor)}
+        """Return the arguments that are neither rotated nor tables."""
+        return {key: value for key, value in self.arguments.items() if key not in {*self.rotated, "cos", "sin"}}
 
 
 def _read_call(name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> _Call | None:
@@ -123,6 +122,8 @@ def _read_call(name: str, function: Callable[..., Any], args: Any, kwargs: Any) 
     heads_axis = given.get("unsqueeze_dim", default_axis)
     if not rotated or not isinstance(cos, torch.Tensor) or not isinstance(sin, torch.Tensor):
         return None
+    if any(isinstance(value, torch.Tensor) for key, value in given.items() if key not in {*rotated, "cos", "sin"}):
+        return None  # another tensor may change the rotation, and a probe has none to give
     if cos.dim() != 3 or any(given[key].dim() != 4 for key in rotated) or heads_axis not in (1, 2):
         return None
     return _Call(function, rotated, dict(given), heads_axis)
@@ -153,11 +154,16 @@ def _run_on(call: _Call, x: torch.Tensor, layout: TableLayout, angles: torch.Ten
         result = call.function(**dict.fromkeys(call.rotated, given), **tables, **call.others())
     except (RuntimeError, TypeError, ValueError):  # shapes that this layout does not have
         return None
-    result = result[0] if isinstance(result, tuple) else result
-    if not isinstance(result, torch.Tensor):
+    results = [item for item in (result if isinstance(result, tuple) else (result,)) if item is not None]
+    if len(results) != len(call.rotated) or not all(_same_as_first(item, results[0]) for item in results):
         return None
-    result = result if call.heads_axis == 1 else result.transpose(1, 2)
+    result = results[0] if call.heads_axis == 1 else results[0].transpose(1, 2)
     return result if result.shape == x.shape else None
+
+
+def _same_as_first(result: Any, first: Any) -> bool:
+    """Say whether query and key, which were given the same numbers, were turned in the same way."""
+    return isinstance(result, torch.Tensor) and isinstance(first, torch.Tensor) and torch.equal(result, first)
 
 
 def _match(x: torch.Tensor, result: torch.Tensor, layout: TableLayout, angles: torch.Tensor) -> Rotation | None:
