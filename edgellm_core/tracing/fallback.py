@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def by_torch_onnx(
                 output_names=list(traced.output_names),
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = f"ONNX has no form of its operator {missing}"
+        found = re.search(r"<OpOverload\(op='([\w.]+)'", str(error))
+        reason = f"ONNX has no form of its operator {found[1] if found else missing}"
         raise UntraceableModelError(type(model).__name__, reason) from error
     finally:
         logger.setLevel(level)
@@ -65,7 +67,13 @@ def _weightless_proto(
     from onnx_ir.passes import common
 
     passes: Any = common
-    for clean in (passes.InlinePass(), passes.RemoveUnusedNodesPass(), passes.RemoveUnusedFunctionsPass()):
+    for clean in (
+        passes.InlinePass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        # graphsurgeon can't export an attribute that is an empty list
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    ):
         clean(exported)
     persistent = {f"{_WRAPPED}{name}" for name in model.state_dict()}
     graph = exported.graph

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import onnx_graphsurgeon as gs
 
+from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.template import LayerNaming, Template
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 INPUT_MARK: Final = "LayerInput"
 OUTPUT_MARK: Final = "LayerOutput"
@@ -90,28 +91,53 @@ def _layers_seen(node: gs.Node, owner: dict[int, int], naming: LayerNaming) -> I
 def body_digests(graph: gs.Graph, bodies: Bodies, layer: int, naming: LayerNaming) -> dict[str, str]:
     """Return a digest of how each result of one layer is computed; equal digests mean equal bodies.
 
-    The layer's own parameters and states are named relative to it; shared values count by identity.
+    The layer's own parameters and states are named relative to it; values that layers share count by how they are
+    computed.
     """
-    digests: dict[int, str] = {id(marks(graph, INPUT_MARK)[layer].outputs[0]): "input"}
-    outputs = {id(tensor) for tensor in graph.outputs}
-    results: dict[str, str] = {}
 
     def leaf(tensor: gs.Tensor) -> str:
-        if isinstance(tensor, gs.Constant):
-            return hashlib.sha256(tensor.values.tobytes() + str(tensor.values.shape).encode()).hexdigest()
         own = not tensor.inputs and naming.layer(tensor.name) == layer
         return "own:" + naming.rename(tensor.name, 0) if own else "shared:" + tensor.name
 
-    for node in bodies.layers[layer]:
-        inputs = [digests.get(id(tensor)) or leaf(tensor) for tensor in node.inputs]
-        text = repr((node.op, node.domain, sorted((key, str(value)) for key, value in node.attrs.items()), inputs))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        for index, tensor in enumerate(node.outputs):
-            digests[id(tensor)] = f"{digest}:{index}"
-            if id(tensor) in outputs:
-                results[naming.rename(tensor.name, 0)] = digests[id(tensor)]
+    entering = id(marks(graph, INPUT_MARK)[layer].outputs[0])
+    digests = value_digests([*bodies.before, *bodies.layers[layer]], leaf, {entering: "input"})
+    outputs = {id(tensor) for tensor in graph.outputs}
+    results = {
+        naming.rename(tensor.name, 0): digests[id(tensor)]
+        for node in bodies.layers[layer]
+        for tensor in node.outputs
+        if id(tensor) in outputs
+    }
     results["hidden"] = digests.get(id(marks(graph, OUTPUT_MARK)[layer].inputs[0]), "not of this layer")
     return results
+
+
+def value_digests(
+    nodes: Iterable[gs.Node], leaf: Callable[[gs.Tensor], str], known: Mapping[int, str]
+) -> dict[int, str]:
+    """Return, by ``id`` of the tensor, a digest of how each value is computed, whatever nodes and values are called.
+
+    Args:
+        nodes: in topological order.
+        leaf: what identifies a value that none of them computes; constants are identified by what they hold.
+        known: digests of values by ``id``.
+    """
+    digests = dict(known)
+    for node in nodes:
+        inputs = [digests.get(id(tensor)) or _leaf_digest(tensor, leaf) for tensor in node.inputs]
+        text = repr((node.op, node.domain, sorted((key, str(value)) for key, value in node.attrs.items()), inputs))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        digests.update((id(tensor), f"{digest}:{index}") for index, tensor in enumerate(node.outputs))
+    return digests
+
+
+def _leaf_digest(tensor: gs.Tensor, leaf: Callable[[gs.Tensor], str]) -> str:
+    if tensor.is_empty():
+        return ""
+    if not isinstance(tensor, gs.Constant):
+        return leaf(tensor)
+    kind = f"{tensor.values.dtype}{tensor.values.shape}"
+    return hashlib.sha256(kind.encode() + tensor.values.tobytes()).hexdigest()
 
 
 def check_stampable(graph: gs.Graph, layers: str, guards: Iterable[tuple[int, int]]) -> None:
@@ -136,7 +162,7 @@ def stamp(template: Template) -> gs.Graph:
     The hidden state after decoder layer i is named ``hidden_states.{i}``, the one before layer 0
     ``hidden_states.input``.
     """
-    graph = gs.import_onnx(template.model)
+    graph = import_graph(template.model)
     if template.is_stamped:
         _Stamper(graph, template).run()
     else:
@@ -255,21 +281,10 @@ class _Stamper:
         graph.outputs = [*shared_outputs, *self._outputs]
 
 
-def graph_digest(graph: Any) -> dict[str, str]:
+def graph_digest(graph: gs.Graph) -> dict[str, str]:
     """Return a digest of how each graph output is computed, independent of node and value names.
 
     Two graphs with equal digests compute the same function; tests compare a stamped graph with one traced whole.
     """
-    digests: dict[int, str] = {}
-
-    def leaf(tensor: gs.Tensor) -> str:
-        if isinstance(tensor, gs.Constant):
-            return hashlib.sha256(tensor.values.tobytes() + str(tensor.values.shape).encode()).hexdigest()
-        return str(tensor.name)
-
-    for node in graph.nodes:
-        inputs = ["" if t.is_empty() else digests.get(id(t)) or leaf(t) for t in node.inputs]
-        text = repr((node.op, node.domain, sorted((key, str(value)) for key, value in node.attrs.items()), inputs))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        digests.update({id(tensor): f"{digest}:{index}" for index, tensor in enumerate(node.outputs)})
+    digests = value_digests(graph.nodes, lambda tensor: str(tensor.name), {})
     return {tensor.name: digests.get(id(tensor), "an input") for tensor in graph.outputs}

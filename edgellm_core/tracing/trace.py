@@ -12,7 +12,9 @@ from onnx import helper
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, probe_cache
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
+from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
+from edgellm_core.tracing.modeling_code import quiet_libraries
 from edgellm_core.tracing.operators import DOMAIN
 from edgellm_core.tracing.program import TracedProgram, export_program
 from edgellm_core.tracing.stamping import NotStampableError, check_stampable
@@ -47,14 +49,17 @@ def trace(
         report: told when the model can't be stamped and is traced whole.
 
     Raises:
+        UnsupportedArchitectureError: the model is no decoder.
         UntraceableModelError: the graph could not reproduce the model.
+        PluginError: a wrapper of the family is wrong.
     """
-    if not full_depth:
-        try:
-            return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], full_depth=False)
-        except NotStampableError as reason:
-            report.note(f"Tracing every layer, since {reason}.")
-    return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], full_depth=True)
+    with quiet_libraries():
+        if not full_depth:
+            try:
+                return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], full_depth=False)
+            except NotStampableError as reason:
+                report.note(f"Tracing every layer, since {reason}.")
+        return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], full_depth=True)
 
 
 def _trace_once(config: PreTrainedConfig, family: ModelFamily, dtype: torch.dtype, *, full_depth: bool) -> Template:
@@ -71,9 +76,7 @@ def _trace_once(config: PreTrainedConfig, family: ModelFamily, dtype: torch.dtyp
     rename = _parameter_naming(stack, tied)
     proto = to_onnx(traced, model, rename)
     if stack is not None and stack.guards:
-        import onnx_graphsurgeon as gs
-
-        check_stampable(gs.import_onnx(proto), stack.path, stack.guards)
+        check_stampable(import_graph(proto), stack.path, stack.guards)
     return Template(
         model=proto,
         layers=stack.path if stack else "",
