@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -19,6 +20,8 @@ STAGES: Final[tuple[Stage, ...]] = ("clean", "lower", "polish")
 """Order of the rules: tidy the traced graph, lower semantic operators, tidy what the lowering left."""
 
 SEMANTIC_DOMAIN: Final = "edgellm"
+_CONSTANT: Final = "edgellm.constant."
+"""Start of the names of constants that rules make; the rest follows from their contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +122,20 @@ class Editor:
         self.added: list[gs.Node] = []
         self.shared_nodes: list[gs.Node] = []
         self._shared: dict[object, gs.Tensor] = {}
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
+        self._constants: dict[str, gs.Constant] | None = None
         self._into: list[gs.Node] = self.added
 
     def constant(self, value: Any, dtype: Any = np.int64) -> gs.Constant:
-        """Return a small constant; equal ones share one initializer."""
+        """Return a small constant; equal ones of the graph share one initializer, whichever rule asked first."""
         array = np.asarray(value, dtype=dtype)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            self._constants[key] = gs.Constant(f"edgellm.constant.{len(self._constants)}", array)
-        return self._constants[key]
+        kind = f"{array.dtype}{list(array.shape)}"
+        name = f"{_CONSTANT}{array.dtype}.{hashlib.sha256(kind.encode() + array.tobytes()).hexdigest()[:16]}"
+        if self._constants is None:
+            tensors = (tensor for node in self.graph.nodes for tensor in node.inputs)
+            self._constants = {
+                t.name: t for t in tensors if isinstance(t, gs.Constant) and t.name.startswith(_CONSTANT)
+            }
+        return self._constants.setdefault(name, gs.Constant(name, array))
 
     def node(
         self,

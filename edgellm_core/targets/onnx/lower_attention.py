@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
+from edgellm_core.surgery.rule import Editor, Expected, NearMiss, Rule, semantic
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -117,10 +117,14 @@ class AttentionToAttention(Rule):
         """One for every attention call through transformers' interface; models with calls of their own add to it."""
         return Expected(at_least=dimensions.attentions)
 
-    def match(self, node: gs.Node, graph: gs.Graph) -> bool:
-        """Match the semantic operator."""
+    def match(self, node: gs.Node, graph: gs.Graph) -> bool | NearMiss:
+        """Match the semantic operator; sinks need a mask to go into."""
         del graph
-        return semantic(node, "Attention")
+        if not semantic(node, "Attention"):
+            return False
+        if len(node.inputs) > 4 and node.inputs[3].is_empty():
+            return NearMiss(node.name, "it has sinks and no mask")
+        return True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the standard operator."""
@@ -144,7 +148,9 @@ def _with_sinks(node: gs.Node, edit: Editor) -> list[gs.Tensor]:
     dtype = np.dtype(query.dtype)
     lowest = np.float64(np.finfo(dtype).min if dtype == np.float16 else _LOWEST)
     zero, low = edit.constant(0.0, dtype), edit.constant(lowest, dtype)
-    additive = edit.node("Where", [mask, zero, low], f"{prefix}.additive", name=f"{prefix}/additive", like=query)
+    additive = mask
+    if mask.dtype is None or np.dtype(mask.dtype) == np.bool_:
+        additive = edit.node("Where", [mask, zero, low], f"{prefix}.additive", name=f"{prefix}/additive", like=query)
     column = edit.node("Reshape", [sinks, edit.constant([1, -1, 1, 1])], f"{prefix}.column", name=f"{prefix}/column")
     spread = edit.node("Mul", [column, zero], f"{prefix}.spread", name=f"{prefix}/spread", like=query)
     heads = edit.node("Add", [additive, spread], f"{prefix}.heads", name=f"{prefix}/heads", like=query)
