@@ -1,0 +1,66 @@
+"""Decoders lowered once and shared by the tests that run them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+# pytest imports tests by path; this lets them share the modules of this folder that are no tests
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+class Decoder(NamedTuple):
+    """A transformers model, and its graph in ONNX Runtime."""
+
+    model: object
+    lowered: object
+    session: object
+
+    @property
+    def vocab(self):
+        return self.model.config.get_text_config().vocab_size
+
+
+@pytest.fixture(scope="session")
+def decoder():
+    """Return a function from the name of a decoder to its model, lowered graph and session."""
+    import onnxruntime
+    from decoders import family_of, fields_of
+
+    from edgellm_core.testing.lowering import lower_config, random_model, transformers_config, with_weights
+
+    @functools.cache
+    def make(name):
+        config = transformers_config(fields_of(name))
+        model = random_model(config)
+        lowered = lower_config(config, family_of(name))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        bound = with_weights(lowered, model).SerializeToString()
+        session = onnxruntime.InferenceSession(bound, options, providers=["CPUExecutionProvider"])
+        return Decoder(model, lowered, session)
+
+    return make
+
+
+@pytest.fixture
+def plain_family():
+    """The family that changes nothing."""
+    from edgellm_core.generic import GenericFamily
+
+    return GenericFamily()
+
+
+@pytest.fixture
+def report():
+    """A reporter that keeps its messages in ``report.messages``."""
+    from edgellm_core.events import Reporter
+
+    messages = []
+    reporter = Reporter("trace", lambda event: messages.append(event.message))
+    reporter.messages = messages
+    return reporter
