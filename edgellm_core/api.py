@@ -44,13 +44,25 @@ def build(
 
 
 def detect(
-    source: str | os.PathLike[str], *, family: str | None = None, plugin_paths: Sequence[Path] = ()
+    source: str | os.PathLike[str],
+    *,
+    family: str | None = None,
+    plugin_paths: Sequence[Path] = (),
+    revision: str | None = None,
+    precision: str = "fp16",
 ) -> Detection:
     """Say what a model is and what a build would take, as ``edgellm detect`` does; no weights are read.
+
+    Args:
+        source: name in the registry, hub id, directory, or ``.gguf`` file.
+        family: family to force.
+        plugin_paths: folders with further plugins.
+        revision: branch, tag or commit of a hub repository.
+        precision: precision that the estimates are for.
 
     Raises:
         EdgellmError: the source can't be found or read.
     """
     from edgellm_core.checkpoint.detection import detect as run
 
-    return run(str(source), family=family, plugin_paths=plugin_paths)
+    return run(str(source), family=family, plugin_paths=plugin_paths, revision=revision, precision=precision)

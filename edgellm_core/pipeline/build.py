@@ -24,6 +24,7 @@ from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
+from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import MANIFEST_PACKAGES, code_digest, digest_of, installed_versions
 from edgellm_core.pipeline.settings import BuildSettings
@@ -129,8 +130,12 @@ def _run(job: Job) -> None:
 
 
 def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
-    registry = ModelRegistry.load()
-    checkpoint = open_checkpoint(job.source, registry=registry, revision=job.settings.revision, report=report)
+    checkpoint = open_checkpoint(
+        job.source, registry=ModelRegistry.load(), revision=job.settings.revision, report=report
+    )
+    quantization = checkpoint.config.get("quantization_config")
+    if quantization:
+        raise QuantizedCheckpointError(checkpoint.source.id, quantization)
     selection = job.host.select(checkpoint.config, forced=job.settings.family, directory=checkpoint.directory)
     report.note(f"Family {selection.family.name!r}: {selection.reason}.")
     return checkpoint, selection, _engine_plan(job, checkpoint, report)
@@ -140,7 +145,8 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
     settings = job.settings
     if settings.verify == "off":
         return {"status": "skipped"}
-    fingerprint = digest_of(export.fingerprint, settings.verify, settings.max_memory, code_digest())
+    tolerance = _registered_tolerance(job)
+    fingerprint = digest_of(export.fingerprint, settings.verify, settings.max_memory, tolerance, code_digest())
 
     def body(report: Reporter) -> dict[str, Any]:
         from edgellm_core.verification.gate import verify_graph
@@ -150,13 +156,28 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
             settings.verify, checkpoint, settings.precision, max_memory=settings.max_memory, report=report
         )
         result = verify_graph(
-            export.model_path, checkpoint, selection.family, precision=settings.precision, mode=mode, report=report
+            export.model_path,
+            checkpoint,
+            selection.family,
+            precision=settings.precision,
+            mode=mode,
+            tolerance=tolerance,
+            report=report,
         )
         fields: dict[str, Any] = result.record().model_dump()
         return fields
 
     record: dict[str, Any] = job.runner.resume("verify", job.workspace, fingerprint, body)
     return record
+
+
+def _registered_tolerance(job: Job) -> float | None:
+    """Return the registry's own tolerance for this model and precision; None for that of the precision."""
+    registry = ModelRegistry.load()
+    if job.source not in registry:
+        return None
+    precisions = registry.get(job.source).precisions
+    return next((status.max_rel_err for name, status in precisions.items() if name == job.settings.precision), None)
 
 
 def _engine_plan(job: Job, checkpoint: Checkpoint, report: Reporter) -> EnginePlan | None:
@@ -214,7 +235,7 @@ def _publish(
         family=FamilyRecord(name=selection.family.name, plugin=selection.plugin.name, version=selection.plugin.version),
         target=job.target.name,
         precision=job.settings.precision,
-        versions=installed_versions(MANIFEST_PACKAGES),
+        versions=installed_versions((*MANIFEST_PACKAGES, *([engine["backend"]] if engine else []))),
         stages=tuple(StageRecord(**outcome_fields(outcome)) for outcome in job.runner.outcomes),
         verification=VerificationRecord(**verification),
         surgery=tuple(

@@ -16,6 +16,7 @@ from edgellm_core.targets import find_target
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgellm_core.checkpoint.preflight import Summary
     from edgellm_core.pipeline.settings import BuildSettings
 
 
@@ -77,8 +78,7 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     summary = summarize(metadata, precision=settings.precision, claimed=selection.family.name != "generic", output=out)
     key = trace_key(metadata.config, selection, settings.precision, full_depth=settings.full_depth)
     traced = settings.use_cache and cached_template(key) is not None
-    left_out = {"off": ("verify full", "verify layers"), "full": ("verify layers",), "layers": ("verify full",)}
-    skipped = {*left_out.get(settings.verify, ()), *(("engine",) if settings.engine == "none" else ())}
+    skipped = {*_verifications_left_out(settings, summary), *(("engine",) if settings.engine == "none" else ())}
     return Plan(
         source=source,
         out=str(out),
@@ -90,3 +90,13 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
         ),
         will_not_work=summary.will_not_work,
     )
+
+
+def _verifications_left_out(settings: BuildSettings, summary: Summary) -> tuple[str, ...]:
+    """Return the verification modes that the build would not take; ``auto`` takes the one that fits in memory."""
+    mode = settings.verify
+    if mode == "auto":
+        full = next((stage.ram for stage in summary.stages if stage.stage == "verify full"), 0)
+        mode = "full" if full <= (settings.max_memory or summary.ram_available) else "layers"
+    left_out = {"off": ("verify full", "verify layers"), "full": ("verify layers",), "layers": ("verify full",)}
+    return left_out[mode]

@@ -143,3 +143,30 @@ def test_python_api_builds_detects_and_loads(llama, tmp_path):
     assert json.loads((tmp_path / "out" / "bundle.json").read_text())["source"]["kind"] == "directory"
     with pytest.raises(AttributeError, match="has no attribute 'biuld'"):
         _ = edgellm_core.biuld
+
+
+def test_quantized_checkpoint_is_refused_by_name(llama_copy, tmp_path, quick, edit_config):
+    edit_config(llama_copy, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(EdgellmError, match=r"quantized \(gptq\)\. Build from the unquantized"):
+        build(str(llama_copy), tmp_path / "out", quick())
+
+
+def test_tolerance_of_the_registry_wins_over_that_of_the_precision(monkeypatch, llama, tmp_path, quick):
+    from edgellm_core.registry import ModelRegistry
+
+    path = tmp_path / "registry.yaml"
+    path.write_text(
+        "tiny:\n  family: llama\n  hub: a/b\n  precisions:\n    fp32: {status: untested, max_rel_err: 1.0e-12}\n"
+    )
+    registry = ModelRegistry.load(path)
+    monkeypatch.setattr(ModelRegistry, "load", classmethod(lambda _cls: registry))
+    monkeypatch.setattr(build_module, "open_checkpoint", lambda *_a, **_k: _open(llama))
+    with pytest.raises(EdgellmError, match=r"tolerance 1e-12"):
+        build("tiny", tmp_path / "out", quick())
+
+
+def _open(directory):
+    from edgellm_core.checkpoint.location import Location
+    from edgellm_core.checkpoint.source import open_directory
+
+    return open_directory(directory, Location(kind="directory", id=str(directory), path=directory))
