@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgellm_core.errors import EdgellmError, UserError
+from edgellm_core.settings import LARGEST_FP16
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from edgellm_core.verification.activation_range import Excess
 
 SHOWN = 3
 """Names that a message lists before it only counts."""
@@ -21,7 +24,7 @@ class VerificationFailedError(EdgellmError):
         check: check and step that failed first, in words.
         max_rel_err: relative error of the logits there; NaN where they are not finite.
         tolerance: largest error that passes.
-        part: first part of the model that diverges; None where none could be named.
+        part: first part of the model that diverges; None where none could be named, or none stands out.
         tensors: weights of that part that differ from the checkpoint.
     """
 
@@ -34,13 +37,23 @@ class VerificationFailedError(EdgellmError):
         tolerance: float,
         part: str | None = None,
         tensors: Sequence[str] = (),
-        remedy: str = "",
+        explanation: str = "",
     ) -> None:
-        """Build ``The graph differs from the original: <problem> in <check>. <first diverging part> <remedy>``."""
+        """Build ``The graph differs from the original: <problem> in <check>. <what diverges first>``.
+
+        Args:
+            problem: what is wrong, in words.
+            check: check and step.
+            max_rel_err: error there.
+            tolerance: largest that passes.
+            part: first part that diverges.
+            tensors: its weights that differ from the checkpoint.
+            explanation: said instead where no part can be named.
+        """
         self.check, self.max_rel_err, self.tolerance = check, max_rel_err, tolerance
         self.part, self.tensors = part, tuple(tensors)
-        sentences = [f"The graph differs from the original: {problem} in {check}", self._culprit(), remedy]
-        super().__init__(" ".join(f"{sentence}." for sentence in sentences if sentence))
+        culprit = explanation or self._culprit()
+        super().__init__(f"The graph differs from the original: {problem} in {check}. {culprit}.")
 
     def _culprit(self) -> str:
         if self.part is None:
@@ -48,29 +61,57 @@ class VerificationFailedError(EdgellmError):
         first = f"The first part that diverges is {self.part}"
         if not self.tensors:
             return f"{first}, and its weights equal the checkpoint's, so the graph computes it wrongly"
-        shown = ", ".join(repr(name) for name in self.tensors[:SHOWN])
-        more = f" (and {len(self.tensors) - SHOWN} more)" if len(self.tensors) > SHOWN else ""
-        return f"{first}, where {shown}{more} differs from the checkpoint"
+        return f"{first}, where {_shown(self.tensors)} differs from the checkpoint"
+
+
+def _shown(tensors: Sequence[str]) -> str:
+    more = f" (and {len(tensors) - SHOWN} more)" if len(tensors) > SHOWN else ""
+    return ", ".join(repr(name) for name in tensors[:SHOWN]) + more
+
+
+def rounding_explanation(precision: str) -> str:
+    """Return the sentence for a failure in which every part is within rounding."""
+    wider = " --precision bf16 or" if precision == "fp16" else ""
+    remedy = f"build with{wider} --precision fp32" if precision != "fp32" else "please report it"
+    return f"No part stands out: each is within the rounding of {precision}, which adds up in this model; {remedy}"
 
 
 class NonFiniteActivationsError(VerificationFailedError):
     """The graph yields NaN or infinity where the original is finite."""
 
-    def __init__(self, *, check: str, tolerance: float, precision: str, part: str | None) -> None:
-        """Name check and first part with such values, and a precision that may hold them."""
+    def __init__(
+        self, *, check: str, tolerance: float, precision: str, part: str | None, tensors: Sequence[str] = ()
+    ) -> None:
+        """Name check and first part with such values, its weights that differ, or a precision that may hold them."""
+        where = f"the first ones come out of {part}" if part else "no layer could be named"
+        remedy = "the original is finite there, so the graph computes it wrongly"
+        if tensors:
+            remedy = f"there {_shown(tensors)} differs from the checkpoint"
+        elif precision == "fp16":
+            remedy = f"float16 ends at {LARGEST_FP16:.0f}: build with --precision bf16 or --precision fp32"
+        super().__init__(
+            "logits are not finite",
+            check=check,
+            max_rel_err=float("nan"),
+            tolerance=tolerance,
+            part=part,
+            tensors=tensors,
+            explanation=f"{where[0].upper()}{where[1:]}; {remedy}",
+        )
+
+
+class ActivationRangeError(VerificationFailedError):
+    """float16 can't hold the values that the original computes."""
+
+    def __init__(self, excess: Excess, *, check: str, tolerance: float, part: str | None) -> None:
+        """Name the module with the first value that is too large, and a precision that holds it."""
+        where = f" in {part}" if part else ""
+        self.check, self.max_rel_err, self.tolerance, self.part, self.tensors = check, float("nan"), tolerance, part, ()
         EdgellmError.__init__(
             self,
-            f"The graph's logits are not finite in {check}; the first values that are not finite come out of "
-            f"{part or 'a part that could not be named'}. {_wider(precision)}",
+            f"float16 ends at {LARGEST_FP16:.0f}; {excess.module!r}{where} {'takes' if excess.takes else 'makes'} "
+            f"values up to {excess.largest:.3g} ({check}). Build with --precision bf16 or --precision fp32.",
         )
-        self.check, self.max_rel_err, self.tolerance = check, float("nan"), tolerance
-        self.part, self.tensors = part, ()
-
-
-def _wider(precision: str) -> str:
-    if precision == "fp16":
-        return "float16 ends at 65504: build with --precision bf16 or --precision fp32."
-    return "The original is finite there, so the graph computes it wrongly; please report it."
 
 
 class ReferenceNotFiniteError(UserError):

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgellm_core.bundle.manifest import VerificationRecord
-from edgellm_core.verification.bisect import find_culprit
-from edgellm_core.verification.cases import DECODE_STEPS, plan_cases
+from edgellm_core.settings import LARGEST_FP16
+from edgellm_core.tracing.template import LayerNaming
+from edgellm_core.verification.activation_range import watched_range
+from edgellm_core.verification.bisect import find_culprit, part_name
+from edgellm_core.verification.cases import DECODE_STEPS, plan_cases, spread_case
 from edgellm_core.verification.comparison import RowComparison, RowName, compare_row
-from edgellm_core.verification.errors import NonFiniteActivationsError, VerificationFailedError
-from edgellm_core.verification.memory import release_memory
-from edgellm_core.verification.prompts import choose_prompts
-from edgellm_core.verification.reference import load_reference, real_rows, record
+from edgellm_core.verification.errors import (
+    ActivationRangeError,
+    NonFiniteActivationsError,
+    VerificationFailedError,
+    rounding_explanation,
+)
+from edgellm_core.verification.memory import free_weights, release_memory
+from edgellm_core.verification.prompts import MOST_TOKENS, choose_prompts
+from edgellm_core.verification.reference import ReferenceRunner, load_reference, real_rows, record
 from edgellm_core.verification.session import GraphSession
 from edgellm_core.verification.subject import Mode, Subject, make_subject
 from edgellm_core.verification.tolerances import tolerance_of
@@ -23,11 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from transformers import PreTrainedModel
+
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import ModelFamily
     from edgellm_core.events import Reporter
     from edgellm_core.verification.cases import Case, Recording
-    from edgellm_core.verification.prompts import Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +126,7 @@ def verify_graph(
 
     Raises:
         VerificationFailedError: the graph differs, naming the first part that does.
+        ActivationRangeError: float16 can't hold the original's activations.
         NonFiniteActivationsError: the graph yields NaN or infinity.
         ReferenceLoadError: transformers can't load the original.
         ReferenceNotFiniteError: the original itself yields NaN or infinity.
@@ -126,11 +136,18 @@ def verify_graph(
     if mode == "off":
         return VerificationResult(mode=mode, reference="", prompts=0, tolerance=limit, rows=())
     subject = make_subject(model_path, checkpoint, family, precision=precision, mode=mode)
-    prompts, cases = _plan(subject)
+    text = subject.config.get_text_config()
+    context: int | None = getattr(text, "max_position_embeddings", None)
+    longest = max(1, context - DECODE_STEPS) if context else MOST_TOKENS
+    prompts = choose_prompts(subject.directory, vocab_size=text.vocab_size, longest=longest)
+    cases = plan_cases(prompts)
     _note_window(subject, cases, report)
-    recordings = _record(subject, cases, report)
-    release_memory()
-    rows = _compare(subject, recordings, limit, report)
+    rows = _verify(subject, cases, limit, report)
+    spread = spread_case(prompts, context=context)
+    if spread is not None:
+        release_memory()
+        first = make_subject(model_path, checkpoint, family, precision=precision, mode="layers")
+        rows += _verify(first, [spread], limit, report)
     result = VerificationResult(
         mode=mode, reference=subject.reference, prompts=len(prompts), tolerance=limit, rows=tuple(rows)
     )
@@ -142,14 +159,6 @@ def verify_graph(
     return result
 
 
-def _plan(subject: Subject) -> tuple[Sequence[Prompt], list[Case]]:
-    text = subject.config.get_text_config()
-    context: int | None = getattr(text, "max_position_embeddings", None)
-    longest = max(1, context - DECODE_STEPS) if context else 1 << 30
-    prompts = choose_prompts(subject.directory, vocab_size=text.vocab_size, longest=longest)
-    return prompts, plan_cases(prompts, context=context)
-
-
 def _note_window(subject: Subject, cases: Sequence[Case], report: Reporter) -> None:
     window = getattr(subject.config.get_text_config(), "sliding_window", None)
     longest = max(sum(case.chunks) + case.decode for case in cases)
@@ -157,7 +166,8 @@ def _note_window(subject: Subject, cases: Sequence[Case], report: Reporter) -> N
         report.note(f"The sliding window of {window} tokens is longer than every prompt, so its edge was not reached.")
 
 
-def _record(subject: Subject, cases: Sequence[Case], report: Reporter) -> list[Recording]:
+def _verify(subject: Subject, cases: Sequence[Case], limit: float, report: Reporter) -> list[RowComparison]:
+    """Run cases on the original, free it, and compare the graph with what it said."""
     model = load_reference(subject)
     done = 0
 
@@ -166,7 +176,29 @@ def _record(subject: Subject, cases: Sequence[Case], report: Reporter) -> list[R
         report.progress(done, 2 * len(cases), f"original: {case.name}")
         done += 1
 
-    return record(model, cases, subject, tell)
+    recordings = record(model, cases, subject, tell)
+    if subject.precision == "fp16":
+        _check_range(subject, model, recordings, limit)
+    free_weights(model)
+    return _compare(subject, recordings, limit, report)
+
+
+def _check_range(subject: Subject, model: PreTrainedModel, recordings: Sequence[Recording], limit: float) -> None:
+    """Refuse float16 where the original's values leave its range, on each prompt alone."""
+    from edgellm_core.tracing.layers import find_stack
+
+    runner = ReferenceRunner(model)
+    for recording in recordings:
+        if len(recording.case.rows) > 1:  # what it computes at padding does not matter
+            continue
+        runner.start()
+        with watched_range(model, LARGEST_FP16) as found:
+            runner.run(recording.steps[0].inputs)
+        if found:
+            path, _ = find_stack(model)
+            layer = LayerNaming(path).layer(f"{found[0].module}.weight")
+            part = None if layer is None else part_name(layer, subject.layers)
+            raise ActivationRangeError(found[0], check=recording.label(0, 0), tolerance=limit, part=part)
 
 
 def _compare(
@@ -220,10 +252,19 @@ def _failure(
     check = recording.label(step, index)
     culprit = find_culprit(subject, [one.inputs for one in recording.steps[: step + 1]])
     if np.isnan(row.max_rel_err):
-        part = culprit.part if culprit else None
-        return NonFiniteActivationsError(check=check, tolerance=tolerance, precision=subject.precision, part=part)
+        return NonFiniteActivationsError(
+            check=check,
+            tolerance=tolerance,
+            precision=subject.precision,
+            part=culprit.part if culprit else None,
+            tensors=culprit.tensors if culprit else (),
+        )
     problem = f"max_rel_err {row.max_rel_err:.2g} exceeds the tolerance {tolerance:g}"
     if row.max_rel_err <= tolerance:
         problem = f"another token is most likely at {row.flips} position(s), by more than the tolerance {tolerance:g}"
-    named: dict[str, Any] = {"part": culprit.part, "tensors": culprit.tensors} if culprit else {}
+    named: dict[str, Any] = {}
+    if culprit is not None and culprit.within_rounding:
+        named["explanation"] = rounding_explanation(subject.precision)
+    elif culprit is not None:
+        named = {"part": culprit.part, "tensors": culprit.tensors}
     return VerificationFailedError(problem, check=check, max_rel_err=row.max_rel_err, tolerance=tolerance, **named)

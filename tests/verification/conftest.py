@@ -1,0 +1,95 @@
+"""Tiny checkpoints, their exported graphs, and copies of them to break."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
+from edgellm_core.events import Reporter
+from edgellm_core.host import PluginHost
+from edgellm_core.pipeline.build import build
+from edgellm_core.pipeline.settings import BuildSettings
+from edgellm_core.registry import ModelRegistry
+from edgellm_core.testing.checkpoints import write_tiny_checkpoint
+from edgellm_core.verification.gate import verify_graph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgellm_core.contract import ModelFamily
+
+
+@dataclass
+class Exported:
+    checkpoint: Checkpoint
+    family: ModelFamily
+    bundle: Path
+    precision: str
+
+    @property
+    def model(self):
+        return self.bundle / "llm" / "model.onnx"
+
+    def verify(self, *, mode="full", tolerance=None, notes=None):
+        def listener(event):
+            if notes is not None and event.event == "note":
+                notes.append(event.message)
+
+        return verify_graph(
+            self.model,
+            self.checkpoint,
+            self.family,
+            precision=self.precision,
+            mode=mode,
+            tolerance=tolerance,
+            report=Reporter("verify", listener),
+        )
+
+    def copy(self, folder):
+        """Return the same export with a graph and data file of its own."""
+        shutil.copytree(self.bundle, folder)
+        return Exported(self.checkpoint, self.family, folder, self.precision)
+
+
+def _export(directory, out, precision):
+    build(str(directory), out, BuildSettings(precision=precision, verify="off", engine="none"))
+    checkpoint = open_checkpoint(str(directory), registry=ModelRegistry.load(), report=Reporter("checkpoint"))
+    return Exported(checkpoint, PluginHost.load(environ={}).select(checkpoint.config).family, out, precision)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGELLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def export_checkpoint():
+    """Function from a checkpoint's directory, an output directory and a precision to the export."""
+    return _export
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Function from family, precision, checkpoint dtype and tokenizer to its export, made once."""
+    made = {}
+    checkpoints = {}
+
+    def make(family, precision="fp32", dtype="float32", *, tokenizer=True):
+        key = family, precision, dtype, tokenizer
+        if key not in made:
+            source = family, dtype, tokenizer
+            if source not in checkpoints:
+                config = dict(PluginHost.load(environ={}).select({}, forced=family).family.tiny_config())
+                directory = tmp_path_factory.mktemp("checkpoint") / family
+                checkpoints[source] = write_tiny_checkpoint(directory, config, dtype=dtype, tokenizer=tokenizer)
+            out = tmp_path_factory.mktemp("export") / f"{family}-{precision}"
+            made[key] = _export(checkpoints[source], out, precision)
+        return made[key]
+
+    return make
