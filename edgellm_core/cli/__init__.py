@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "run": ("edgellm_core.cli.run:run", "Generate text from a bundle."),
     "plugins": ("edgellm_core.cli.plugins:plugins", "List the plugins and explain what was decided about them."),
     "models": ("edgellm_core.cli.models:models", "List the models of the registry."),
+    "matrix": ("edgellm_core.cli.matrix:matrix", "List and run the test matrix of the families."),
     "doctor": (
         "edgellm_core.cli.doctor:doctor",
         "Show versions, GPU and TensorRT, and what each missing piece enables.",
