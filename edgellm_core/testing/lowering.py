@@ -143,12 +143,17 @@ def run_graph(model: onnx.ModelProto, ids: Array, mask: Array, chunks: Sequence[
         mask: like ``ids``; 0 for left padding.
         chunks: tokens of each step.
     """
+    return run_session(open_session(model), ids, mask, chunks)
+
+
+def open_session(model: onnx.ModelProto) -> Any:
+    """Return an ONNX Runtime session on one thread of the CPU: tiny graphs gain nothing from more."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return run_session(session, ids, mask, chunks)
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run_session(session: Any, ids: Array, mask: Array, chunks: Sequence[int]) -> list[Array]:

@@ -64,8 +64,11 @@ def sort_nodes(graph: gs.Graph, naming: LayerNaming) -> Bodies:
             (behind_last if layer == last else between).add(id(node.outputs[0]))
             continue
         seen = set(_layers_seen(node, owner, naming))
-        if len(seen) > 1 or any(id(tensor) in between for tensor in node.inputs):
+        if len(seen) > 1:
             msg = f"node {node.name!r} sees several layers: {sorted(seen)}"
+            raise NotStampableError(msg)
+        if any(id(tensor) in between for tensor in node.inputs):
+            msg = f"node {node.name!r} lies between layers"
             raise NotStampableError(msg)
         if seen:
             home = seen.pop()

@@ -28,23 +28,35 @@ class Decoder(NamedTuple):
 @pytest.fixture(scope="session")
 def decoder():
     """Return a function from the name of a decoder to its model, lowered graph and session."""
-    import onnxruntime
     from decoders import family_of, fields_of
 
-    from edgellm_core.testing.lowering import lower_config, random_model, transformers_config, with_weights
+    from edgellm_core.testing.lowering import (
+        lower_config,
+        open_session,
+        random_model,
+        transformers_config,
+        with_weights,
+    )
 
     @functools.cache
     def make(name):
         config = transformers_config(fields_of(name))
         model = random_model(config)
         lowered = lower_config(config, family_of(name))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        bound = with_weights(lowered, model).SerializeToString()
-        session = onnxruntime.InferenceSession(bound, options, providers=["CPUExecutionProvider"])
-        return Decoder(model, lowered, session)
+        return Decoder(model, lowered, open_session(with_weights(lowered, model)))
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny models gain nothing from more threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

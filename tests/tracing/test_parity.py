@@ -85,11 +85,10 @@ def test_hidden_states_have_their_names(decoder, name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_hidden_states_are_those_of_transformers(decoder, name):
     import onnx
-    import onnxruntime
     import torch
     from onnx import helper
 
-    from edgellm_core.testing.lowering import positions, with_weights
+    from edgellm_core.testing.lowering import open_session, positions, with_weights
 
     made = decoder(name)
     layers = len(made.lowered.template.representative_of)
@@ -97,7 +96,7 @@ def test_hidden_states_are_those_of_transformers(decoder, name):
     bound = with_weights(made.lowered, made.model)
     for value in names:
         bound.graph.output.append(helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(bound.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(bound)
     ids, mask = padded_tokens([0], 9, made.vocab)
     feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)}
     for value in session.get_inputs()[3:]:
