@@ -22,7 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "verify": ("edgellm_core.cli.verify:verify", "Compare an exported bundle with its original model."),
     "engine": ("edgellm_core.cli.engine:engine", "Build a TensorRT engine from a bundle's graph."),
     "run": ("edgellm_core.cli.run:run", "Generate text from a bundle."),
-    "plugins": ("edgellm_core.cli.plugins:plugins", "List the plugins and explain what was decided about them."),
+    "plugins": ("edgellm_core.cli.plugins:plugins", "List the plugins, write a new pack, or prove a family."),
     "models": ("edgellm_core.cli.models:models", "List the models of the registry."),
     "matrix": ("edgellm_core.cli.matrix:matrix", "List and run the test matrix of the families."),
     "doctor": (

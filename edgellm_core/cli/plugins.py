@@ -1,4 +1,4 @@
-"""``edgellm plugins``: what discovery found and decided."""
+"""``edgellm plugins``: what discovery found and decided; a new pack; the conformance kit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellm_core.cli.plugins_new import new_pack
+from edgellm_core.cli.plugins_test import run_kit
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,7 +19,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def plugins() -> None:
-    """List the plugins and explain what was decided about them."""
+    """List the plugins, write a new pack, or prove a family."""
+
+
+plugins.add_command(new_pack)
+plugins.add_command(run_kit)
 
 
 @plugins.command("list")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from edgellm_core.contract import ModelFamily
+
 WORDS = (
     "the", "capital", "of", "France", "is", "Paris", "and", "a", "model", "runs", "on", "small", "device",
     ",", ".", "?", "!", "hello", "world",
@@ -25,6 +27,7 @@ def write_tiny_checkpoint(
     seed: int = 0,
     max_shard_size: str = "50GB",
     tokenizer: bool = True,
+    modeled_as: str = "",
 ) -> Path:
     """Write a random checkpoint of the architecture that ``config`` describes.
 
@@ -35,6 +38,7 @@ def write_tiny_checkpoint(
         seed: seed of the random weights.
         max_shard_size: largest safetensors file; a small value writes several shards.
         tokenizer: also write a word-level tokenizer.json with a chat template.
+        modeled_as: transformers' ``model_type`` that computes it, where transformers does not know the config's own.
 
     Returns:
         ``directory``.
@@ -44,12 +48,47 @@ def write_tiny_checkpoint(
 
     fields = dict(config)
     torch.manual_seed(seed)
-    loaded: Any = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    model_type = str(fields.pop("model_type"))
+    loaded: Any = AutoConfig.for_model(modeled_as or model_type, **fields)
     model: Any = AutoModelForCausalLM.from_config(loaded)
     randomize(model, seed)
     model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
     if tokenizer:
         write_tokenizer(directory, vocab_size=int(model.config.get_text_config().vocab_size))
+    if modeled_as:
+        path = directory / "config.json"
+        saved = {**json.loads(path.read_text(encoding="utf-8")), "model_type": model_type}
+        saved["architectures"] = config.get("architectures")
+        path.write_text(json.dumps(saved, indent=2), encoding="utf-8")
+    return directory
+
+
+def write_family_checkpoint(directory: Path, family: ModelFamily, *, config: Mapping[str, Any] | None = None) -> Path:
+    """Write a random float32 checkpoint of a family's tiny config, or of another config of the family.
+
+    It has no chat template where the family brings one, so that a build has to fill it in.
+
+    Args:
+        directory: folder to create.
+        family: the family.
+        config: contents of config.json; None for ``family.tiny_config()``.
+
+    Returns:
+        ``directory``.
+
+    Raises:
+        PluginError: the family has no tiny config.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    stated = family.tiny_config() if config is None else config
+    modeled_as = "" if stated.get("model_type") in CONFIG_MAPPING else family.modeled_as
+    write_tiny_checkpoint(directory, stated, modeled_as=modeled_as)
+    path = directory / "tokenizer_config.json"
+    if family.chat_template() is not None:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        del settings["chat_template"]
+        path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
     return directory
 
 
