@@ -28,6 +28,9 @@ METADATA_KEYS: Final = frozenset(
 )  # fmt: skip
 """Keys of config.json that describe the checkpoint or its training and never the forward pass."""
 
+HANDLED_ELSEWHERE: Final = frozenset({"model_type", "quantization_config"})
+"""Keys that choose the config class, or say how weights are stored: not for the config that is traced."""
+
 GENERATION_KEYS: Final = frozenset(
     {
         "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
@@ -66,7 +69,9 @@ def load_config(
     Raises:
         UnsupportedArchitectureError: transformers has no causal language model for it.
         InvalidConfigError: transformers refuses its values.
+        UnreadConfigKeysError: it has keys that neither transformers nor the family reads.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -77,13 +82,12 @@ def load_config(
     if known is None or known not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         reason = "the installed transformers " + ("does not know it" if known is None else NO_CAUSAL_LM)
         raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, nearest(config))
-    fields = {key: value for key, value in config.items() if key not in {"model_type", "quantization_config"}}
+    fields = {key: value for key, value in config.items() if key not in HANDLED_ELSEWHERE}
     try:
         loaded = CONFIG_MAPPING[known].from_dict(fields)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
         raise InvalidConfigError(directory, " ".join(str(error).split())) from error
-    if known == model_type:
-        refuse_unread_keys(config, loaded, family)
+    refuse_unread_keys(config, loaded, family)
     family.prepare_config(loaded)
     return loaded
 
@@ -91,12 +95,18 @@ def load_config(
 def refuse_unread_keys(config: Mapping[str, Any], loaded: PreTrainedConfig, family: ModelFamily) -> None:
     """Refuse keys of config.json that the transformers config does not declare and that could change the math.
 
-    A key whose value is None, False or empty switches nothing on and is let through.
+    A key whose value is None, False, 0 or empty switches nothing on and is let through.
 
     Raises:
         UnreadConfigKeysError: naming the keys.
     """
-    known = METADATA_KEYS | GENERATION_KEYS | declared_keys(type(loaded)) | set(family.harmless_config_keys)
+    known = (
+        METADATA_KEYS
+        | GENERATION_KEYS
+        | HANDLED_ELSEWHERE
+        | declared_keys(type(loaded))
+        | set(family.harmless_config_keys)
+    )
     if hasattr(loaded, "rope_parameters"):
         known |= LEGACY_ROPE_KEYS
     unread = [key for key, value in config.items() if key not in known and value not in (None, False, "", [], {})]
