@@ -64,8 +64,14 @@ def pytest_command() -> list[str]:
     assert found is not None  # for mypy: it is a part of this package
     assert found.submodule_search_locations is not None
     folder = Path(next(iter(found.submodule_search_locations))) / KIT.rpartition(".")[2]
-    entry_points = importlib.metadata.entry_points(group="pytest11")
-    # By the name of its entry point where it has one: pytest refuses the same plugin under two names.
-    plugin = next((point.name for point in entry_points if point.value == PYTEST_PLUGIN), PYTEST_PLUGIN)
-    isolated = ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", "-p", plugin]
+    isolated = ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", "-p", pytest_plugin_name()]
     return [sys.executable, "-m", "pytest", *isolated, "-ra", "--tb=short", str(folder)]
+
+
+def pytest_plugin_name() -> str:
+    """Return what ``-p`` has to name: the entry point where there is one, since pytest refuses a plugin's second name.
+
+    A source tree whose installed metadata is older than the entry point has only the module.
+    """
+    entry_points = importlib.metadata.entry_points(group="pytest11")
+    return next((point.name for point in entry_points if point.value == PYTEST_PLUGIN), PYTEST_PLUGIN)

@@ -13,6 +13,7 @@ class AcmeFamily(ModelFamily):
     name: ClassVar[str] = "acme"
     model_types: ClassVar[tuple[str, ...]] = ("acme",)
     architectures: ClassVar[tuple[str, ...]] = ("AcmeForCausalLM",)
+    modeled_as: ClassVar[str] = "llama"
 
     def tiny_config(self) -> dict[str, Any]:
         """Return a small plain decoder."""
