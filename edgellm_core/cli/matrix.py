@@ -51,7 +51,9 @@ def list_entries(plugin_paths: tuple[Path, ...], *, tier: str | None, family: st
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("family", "tier", "entry", "state", box=None, pad_edge=False)
+    table = Table("family", "tier", box=None, pad_edge=False)
+    table.add_column("entry", no_wrap=True)  # so that it can be found and copied
+    table.add_column("state")
     for case in cases:
         cells = (case.family, case.tier or "", str(case.entry), _state(case))
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))

@@ -105,7 +105,7 @@ def _results_of_workers(client: Any, cases: Sequence[MatrixCase], settings: RunS
     with client:
         # pure would give two equal cases one result, and keep it in the scheduler for the next run
         futures = {client.submit(run_case, case, settings, pure=False): case for case in cases}
-        for future in as_finished(futures):
+        for future in as_finished(futures, loop=client.loop):
             yield _result_of(future, futures[future])
 
 

@@ -31,13 +31,12 @@ def test_one_process_yields_each_result_when_it_is_there(monkeypatch):
     assert next(results).case is cases[1]
 
 
-def test_processes_share_the_cases_and_one_that_dies_costs_its_own_case_only(pack):
+def test_a_process_that_dies_costs_its_own_case_only(pack):
     settings = RunSettings(plugin_paths=(pack({"mine": DIES}, ""),))
-    cases = [case("tiny-fp32", "mine"), case("tiny-fp32-mxsl64"), case("tiny-fp16-lora"), case("tiny-fp8")]
+    cases = [case("tiny-fp32", "mine"), case("tiny-fp16-lora"), case("tiny-fp8")]
     results = list(run_cases(cases, settings, jobs=2))
     assert outcomes(results) == [
         ("llama", "tiny-fp16-lora", "skipped"),
-        ("llama", "tiny-fp32-mxsl64", "passed"),
         ("llama", "tiny-fp8", "skipped"),
         ("mine", "tiny-fp32", "crashed"),
     ]
@@ -50,7 +49,7 @@ def cluster():
     """A scheduler and two worker processes on this machine."""
     from distributed import LocalCluster
 
-    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
     with LocalCluster(n_workers=2, processes=True, **options) as started:
         yield started.scheduler_address
 
@@ -80,7 +79,7 @@ def test_a_scheduler_without_workers_is_refused():
     from distributed import LocalCluster
 
     with (
-        LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
         pytest.raises(NoWorkersError, match=f"--scheduler {cluster.scheduler_address} has no workers"),
     ):
         run_cases([case("tiny-fp8")], RunSettings(), scheduler=cluster.scheduler_address)
