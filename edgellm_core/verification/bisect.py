@@ -20,7 +20,7 @@ import numpy as np
 
 from edgellm_core.verification.cut import hidden_name
 from edgellm_core.verification.memory import free_weights, release_memory
-from edgellm_core.verification.reference import ReferenceRunner, load_reference
+from edgellm_core.verification.reference import ReferenceRunner, load_reference, suitable_threads
 from edgellm_core.verification.session import GraphSession, Tensors
 from edgellm_core.verification.tolerances import LOCAL_NOISE
 from edgellm_core.verification.weights import differing_weights
@@ -131,7 +131,7 @@ def _compare_parts(
 ) -> Culprit:
     runner = ReferenceRunner(model)
     for step in found:
-        with _fed_by_graph(layers, step) as errors:
+        with _fed_by_graph(layers, step) as errors, suitable_threads(model):
             logits = runner.run(step.inputs)
         real = step.inputs.real
         errors.append(_relative(step.logits[real], logits[real], logits[real]))

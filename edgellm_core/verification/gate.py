@@ -22,7 +22,7 @@ from edgellm_core.verification.errors import (
 )
 from edgellm_core.verification.memory import free_weights, release_memory
 from edgellm_core.verification.prompts import MOST_TOKENS, choose_prompts
-from edgellm_core.verification.reference import ReferenceRunner, load_reference, real_rows, record
+from edgellm_core.verification.reference import ReferenceRunner, load_reference, real_rows, record, suitable_threads
 from edgellm_core.verification.session import GraphSession
 from edgellm_core.verification.subject import Mode, Subject, make_subject
 from edgellm_core.verification.tolerances import tolerance_of
@@ -176,9 +176,10 @@ def _verify(subject: Subject, cases: Sequence[Case], limit: float, report: Repor
         report.progress(done, 2 * len(cases), f"original: {case.name}")
         done += 1
 
-    recordings = record(model, cases, subject, tell)
-    if subject.precision == "fp16":
-        _check_range(subject, model, recordings, limit)
+    with suitable_threads(model):
+        recordings = record(model, cases, subject, tell)
+        if subject.precision == "fp16":
+            _check_range(subject, model, recordings, limit)
     free_weights(model)
     return _compare(subject, recordings, limit, report)
 

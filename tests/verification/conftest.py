@@ -68,17 +68,6 @@ def _own_cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Tiny tensors wait for a pool of threads far longer than one thread computes."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def export_checkpoint():
     """Function from a checkpoint's directory, an output directory and a precision to the export."""
