@@ -120,10 +120,13 @@ def boolean_mask(context: TraceContext, **arguments: Any) -> torch.Tensor:
 
 
 def _materialised(context: TraceContext, arguments: dict[str, Any]) -> torch.Tensor:
-    """Compute the mask with transformers' own function, and let every position attend to itself."""
+    """Compute the mask with transformers' own function, and let every position attend to itself.
+
+    By broadcasting, since ``vmap`` leaves operators in the program that exist only inside it.
+    """
     from transformers.masking_utils import sdpa_mask
 
-    passed = {**arguments, "allow_is_causal_skip": False, "allow_torch_fix": False}
+    passed = {**arguments, "allow_is_causal_skip": False, "use_vmap": False}
     mask: Any = sdpa_mask(**passed)
     itself = operators.attention_mask(context.valid, context.input_ids, causal=True, window=1, chunk=0)
     joined: torch.Tensor = mask | itself
