@@ -68,7 +68,7 @@ def pack_names(name: str, families: Collection[str]) -> PackNames:
     Raises:
         PackNameError: it is no distribution name, or belongs to a family or to a model of transformers.
     """
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name.removeprefix(PREFIX)):
         problem = "must begin with a letter and have only letters, digits, '-', '_' and '.', none of these at its end"
         raise PackNameError(name, problem, "Write it like acme or acme-chat.")
     normal = re.sub(r"[._-]+", "-", name).lower().removeprefix(PREFIX)

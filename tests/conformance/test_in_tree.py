@@ -14,10 +14,7 @@ from edgellm_core.host import PluginHost
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = [
-    family
-    for record in PluginHost.load(environ={}).records
-    if record.origin == "in-tree"
-    for family in record.families
+    family for record in PluginHost.load(environ={}).records if record.origin == "in-tree" for family in record.families
 ]
 PACKS = {"edgellm-acme": "acme"}
 KINDS = {"dense": "llama", "window": "qwen2", "norm on heads": "qwen3"}
