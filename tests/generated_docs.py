@@ -44,12 +44,14 @@ def main(arguments: list[str]) -> int:
 def pages_with_tables() -> Iterator[tuple[Path, str]]:
     """Yield the hand-written pages that hold a generated table, with the table made anew."""
     for path in sorted((ROOT / "docs").rglob("*.md")):
-        text = path.read_text(encoding="utf-8")
+        written = text = path.read_text(encoding="utf-8")
         for name, make in TABLES.items():
             begin, end = f"<!-- table {name}: written by `make docs` -->", f"<!-- end of table {name} -->"
             if begin in text:
                 pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-                yield path, pattern.sub(f"{begin}\n\n{make()}\n\n{end}".replace("\\", r"\\"), text)
+                text = pattern.sub(f"{begin}\n\n{make()}\n\n{end}".replace("\\", r"\\"), text)
+        if text != written:
+            yield path, text
 
 
 def only_the_repositorys_plugins() -> None:
@@ -353,6 +355,39 @@ def tolerances_table() -> str:
     return table(("precision", "largest `max_rel_err` that passes", "error that one layer may add"), rows)
 
 
+def matrix_precisions_table() -> str:
+    """Return the precisions of the matrix grammar."""
+    from edgellm_core.matrix.tokens import PRECISIONS
+    from edgellm_core.settings import ELEMENT_TYPES
+
+    return table(
+        ("precision", "built today"), [(code(p), "yes" if p in ELEMENT_TYPES else "not yet") for p in PRECISIONS]
+    )
+
+
+def matrix_tokens_table() -> str:
+    """Return the tokens of the matrix grammar."""
+    from edgellm_core.matrix.tokens import TOKENS
+
+    rows = [
+        (
+            code(token.form),
+            token.meaning,
+            str(token.least) if token.kind == "number" else "",
+            f"not yet: {token.feature}" if token.feature else "yes",
+        )
+        for token in TOKENS
+    ]
+    return table(("token", "meaning", "least N", "built today"), rows)
+
+
+def matrix_limits_table() -> str:
+    """Return the pairs of tokens of which one bounds the other."""
+    from edgellm_core.matrix.entry import ASCENDING
+
+    return table(("token", "may not exceed"), [(code(low), code(high)) for low, high in ASCENDING])
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "cli.md": cli_page,
     "hooks.md": hooks_page,
@@ -365,7 +400,12 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
 }
 """File in ``docs/reference`` → what makes its text."""
 
-TABLES: Final[Mapping[str, Callable[[], str]]] = {"tolerances": tolerances_table}
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "tolerances": tolerances_table,
+    "matrix-precisions": matrix_precisions_table,
+    "matrix-tokens": matrix_tokens_table,
+    "matrix-limits": matrix_limits_table,
+}
 """Name of a table in a hand-written page → what makes it."""
 
 if __name__ == "__main__":

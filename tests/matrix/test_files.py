@@ -26,7 +26,8 @@ def written(tmp_path):
 
 def test_entries_are_texts_or_mappings_with_the_reason_of_a_failure(written):
     path = written(
-        "# a comment\nl0:\n  - tiny-fp16-mxsl64\n  - entry: tiny-bf16\n    xfail: bfloat16 is too narrow\nl1: [a-b-fp8]\n"
+        "# a comment\nl0:\n  - tiny-fp16-mxsl64\n  - entry: tiny-bf16\n    xfail: bfloat16 is too narrow\n"
+        "l1: [a-b-fp8]\n"
         "known_failures:\n  L1-dynamic_shapes: one shape only\n"
     )
     assert read_matrix(path) == (

@@ -75,7 +75,7 @@ def test_an_expected_failure_that_passes_is_a_failure():
 
 
 def test_an_unknown_engine_is_refused_before_anything_runs():
-    with pytest.raises(UnknownNameError, match="Unknown engine 'tensort'. Did you mean 'tensorrt'?"):
+    with pytest.raises(UnknownNameError, match=r"Unknown engine 'tensort'\. Did you mean 'tensorrt'\?"):
         RunSettings(engine="tensort")
 
 
