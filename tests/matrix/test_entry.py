@@ -7,7 +7,7 @@ import re
 
 import pytest
 from entries import entries
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgellm_core.matrix import EagleDraft, MatrixEntry, MatrixSyntaxError, parse
@@ -74,12 +74,14 @@ def test_the_canonical_text_has_the_tokens_in_the_order_of_the_table():
     assert str(parse("tiny-fp16-mxil16-fp8kv-mxsl64")) == "tiny-fp16-fp8kv-mxsl64-mxil16"
 
 
+@settings(deadline=None)
 @given(entries)
 def test_the_text_of_an_entry_means_that_entry(entry):
     assert parse(str(entry)) == entry
     assert str(parse(str(entry))) == str(entry)
 
 
+@settings(deadline=None)
 @given(entries, st.randoms(use_true_random=False))
 def test_the_order_of_tokens_does_not_matter(entry, random):
     base = str(MatrixEntry(model=entry.model, precision=entry.precision, lm_head_precision=entry.lm_head_precision))
@@ -88,6 +90,7 @@ def test_the_order_of_tokens_does_not_matter(entry, random):
     assert parse("-".join([base, *tokens])) == entry
 
 
+@settings(deadline=None)
 @given(st.text() | st.text(alphabet="-lmfp168xsbkvr_0eagt").map("tiny-fp16-{}".format))
 @example("")
 @example("-fp16")
@@ -115,6 +118,7 @@ FORMS = re.compile(
 )
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[A-Za-z0-9_.]{1,12}", fullmatch=True).filter(lambda part: not FORMS.fullmatch(part)))
 def test_an_unknown_token_is_refused_by_name(part):
     with pytest.raises(MatrixSyntaxError, match=f"token {re.escape(repr(part))}"):
@@ -204,6 +208,7 @@ def test_what_the_product_does_not_have_is_named(text, missing):
     assert parse(text).unavailable() == missing
 
 
+@settings(deadline=None)
 @given(entries)
 def test_only_limits_and_precisions_of_a_build_are_available(entry):
     built = {
