@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellm_core.cli.plugins_test import pytest_plugin_name
+from edgellm_core.cli.plugins_test import kit_plugin_name
 
 RUN_EDGELLM = "from edgellm_core.cli import main; main()"
 WRITE_TINY = """
@@ -63,7 +63,7 @@ def tiny(python, pack):
 
 
 def test_its_own_tests_pass(python, pack):
-    output = run(python, "-m", "pytest", "-p", pytest_plugin_name(), cwd=pack)
+    output = run(python, "-m", "pytest", "-p", kit_plugin_name(), cwd=pack)
     assert "edgellm: families: acme; levels 0 to 1" in output
     assert "18 passed" in output
     assert "skipped" not in output

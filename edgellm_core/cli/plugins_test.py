@@ -54,21 +54,21 @@ def run_kit(
     arguments += [f"--edgellm-record={record.resolve()}"] if record else []
     arguments += [f"--junitxml={junit.resolve()}"] if junit else []
     arguments += ["-k", expression] if expression else []
-    done = subprocess.run([*pytest_command(), *arguments], check=False)
+    done = subprocess.run([*kit_command(), *arguments], check=False)
     sys.exit(done.returncode)
 
 
-def pytest_command() -> list[str]:
+def kit_command() -> list[str]:
     """Return the command that runs the kit, whatever configuration of pytest lies around."""
     found = importlib.util.find_spec(KIT.rpartition(".")[0])
     assert found is not None  # for mypy: it is a part of this package
     assert found.submodule_search_locations is not None
     folder = Path(next(iter(found.submodule_search_locations))) / KIT.rpartition(".")[2]
-    isolated = ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", "-p", pytest_plugin_name()]
+    isolated = ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", "-p", kit_plugin_name()]
     return [sys.executable, "-m", "pytest", *isolated, "-ra", "--tb=short", str(folder)]
 
 
-def pytest_plugin_name() -> str:
+def kit_plugin_name() -> str:
     """Return what ``-p`` has to name: the entry point where there is one, since pytest refuses a plugin's second name.
 
     A source tree whose installed metadata is older than the entry point has only the module.

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from edgellm_core.testing.kit.marker import CHECK
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from edgellm_core.testing.conformance.case import Case
-    from edgellm_core.testing.conformance.plan import Plan
-
-CHECK: Final = "edgellm_check"
-"""Marker of the kit's checks."""
+    from edgellm_core.testing.kit.case import Case
+    from edgellm_core.testing.kit.plan import Plan
 
 NOTE: Final = "edgellm-note"
 """User property of a check: something that its reader should know."""
@@ -89,7 +88,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = (
             f"This check was skipped with a reason that the conformance kit does not know: {skip_text(report)!r}. "
-            "Skip with edgellm_core.testing.conformance.skips.skip and one of its reasons."
+            "Skip with edgellm_core.testing.kit.skips.skip and one of its reasons."
         )
     return report
 
@@ -97,7 +96,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def plan_of(config: pytest.Config) -> Plan:
     """Return what this run checks, from its options; plugins are discovered once."""
     if _plan not in config.stash:
-        from edgellm_core.testing.conformance.plan import Plan
+        from edgellm_core.testing.kit.plan import Plan
 
         config.stash[_plan] = Plan.from_config(config)
     return config.stash[_plan]
@@ -164,7 +163,7 @@ def skip_text(report: pytest.TestReport) -> str:
 
 def skip_reason(report: pytest.TestReport) -> str | None:
     """Return the reason of a skip if it is one of the closed set."""
-    from edgellm_core.testing.conformance.skips import reason_of
+    from edgellm_core.testing.kit.skips import reason_of
 
     reason = reason_of(skip_text(report))
     return reason.value if reason else None

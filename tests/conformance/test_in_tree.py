@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellm_core.cli.plugins_test import pytest_command
+from edgellm_core.cli.plugins_test import kit_command
 from edgellm_core.host import PluginHost
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def run_kit(folder, *options):
     paths = [option for option in options if str(option).startswith("--edgellm-plugin-path")]
     environ = others if paths else {**others, "EDGELLM_PLUGINS": in_tree}
     results = folder / "results.xml"
-    command = [*pytest_command(), "-q", f"--junitxml={results}", *options]
+    command = [*kit_command(), "-q", f"--junitxml={results}", *options]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert results.is_file(), done.stdout + done.stderr
     cases = {case.get("name").partition("[")[2].rstrip("]"): case for case in ET.parse(results).iter("testcase")}
@@ -88,7 +88,7 @@ def test_a_pack_passes_levels_0_and_1(tmp_path, pack, family):
 
 def test_a_broken_pack_is_named_and_not_checked(tmp_path):
     path = ROOT / "tests" / "packs" / "edgellm-broken" / "src"
-    command = [*pytest_command(), "--edgellm-family=edgellm_broken", f"--edgellm-plugin-path={path}"]
+    command = [*kit_command(), "--edgellm-family=edgellm_broken", f"--edgellm-plugin-path={path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "Plugin 'edgellm_broken' can't be checked, because it was skipped" in done.stdout + done.stderr

@@ -35,7 +35,7 @@ from edgellm_core.testing.conformance.test_l1_tiny import (
 from edgellm_core.testing.conformance.test_l2_quantized import test_schemes
 from edgellm_core.testing.conformance.test_l3_engine import test_engine_tensorrt, test_engine_tensorrt_rtx
 from edgellm_core.testing.conformance.test_l4_weights import test_build
-from edgellm_core.testing.pytest_plugin import CHECK
+from edgellm_core.testing.kit.marker import CHECK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

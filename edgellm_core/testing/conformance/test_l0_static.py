@@ -8,11 +8,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.testing.conformance.check import check
-from edgellm_core.testing.conformance.skips import SkipReason, skip
+from edgellm_core.testing.kit.check import check
+from edgellm_core.testing.kit.skips import SkipReason, skip
 
 if TYPE_CHECKING:
-    from edgellm_core.testing.conformance.case import Case
+    from edgellm_core.testing.kit.case import Case
 
 HEAVY: Final = ("torch", "transformers", "onnx", "onnx_graphsurgeon", "onnxruntime", "tensorrt", "tensorrt_rtx")
 """What loading a plugin must not import."""
@@ -97,12 +97,12 @@ def test_matrix_parses(edgellm_case: Case) -> None:
 
 @check(0)
 def test_readme_names_the_claims(edgellm_case: Case) -> None:
-    """README.md of the family is there and names every value that it claims."""
+    """README.md of the family is there and names every value that it claims, as code."""
     family = edgellm_case.family
     path = family.folder() / "README.md"
     assert path.is_file(), f"family {family.name!r} has no README.md in {family.folder()}"
     text = path.read_text(encoding="utf-8")
-    missing = [value for value in (*family.model_types, *family.architectures) if value not in text]
+    missing = [value for value in (*family.model_types, *family.architectures) if f"`{value}`" not in text]
     assert not missing, f"README.md does not name {missing}"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.testing.conformance.check import check
-from edgellm_core.testing.conformance.skips import SkipReason, skip
+from edgellm_core.testing.kit.check import check
+from edgellm_core.testing.kit.skips import SkipReason, skip
 
 if TYPE_CHECKING:
-    from edgellm_core.testing.conformance.case import Case
+    from edgellm_core.testing.kit.case import Case
 
 
 @check(2)

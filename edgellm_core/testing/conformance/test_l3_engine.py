@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.testing.conformance.check import check
-from edgellm_core.testing.conformance.skips import SkipReason, skip
+from edgellm_core.testing.kit.check import check
+from edgellm_core.testing.kit.skips import SkipReason, skip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgellm_core.testing.conformance.case import Case, TinyModel
+    from edgellm_core.testing.kit.case import Case, TinyModel
 
 COMPUTE_CAPABILITY: Final = 120
 """TensorRT-RTX builds for it without a GPU; it has every format that TensorRT-RTX knows."""

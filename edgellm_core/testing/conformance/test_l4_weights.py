@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.testing.conformance.check import check
-from edgellm_core.testing.conformance.skips import SkipReason, skip
+from edgellm_core.testing.kit.check import check
+from edgellm_core.testing.kit.skips import SkipReason, skip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgellm_core.bundle import Bundle
     from edgellm_core.engine import EngineChoice
-    from edgellm_core.testing.conformance.case import Case
+    from edgellm_core.testing.kit.case import Case
 
 COMPUTE_CAPABILITY: Final = 120
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.host import PluginHost, Selection
     from edgellm_core.pipeline.export import LoweredGraph
-    from edgellm_core.testing.conformance.plan import CaseKey, Plan
+    from edgellm_core.testing.kit.plan import CaseKey, Plan
     from edgellm_core.tracing.template import Template
     from edgellm_core.verification.gate import VerificationResult
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from edgellm_core.errors import EdgellmError, UnknownNameError
 from edgellm_core.host import PluginHost
 from edgellm_core.registry import ModelRegistry
-from edgellm_core.testing.conformance.known_failures import known_failures
-from edgellm_core.testing.conformance.skips import SkipReason
+from edgellm_core.testing.kit.known_failures import known_failures
+from edgellm_core.testing.kit.skips import SkipReason
 from edgellm_core.testing.errors import BrokenPluginError, NoFamilyError, WeightsDirectoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pytest
 
     from edgellm_core.contract import ModelFamily
-    from edgellm_core.testing.conformance.case import Case, TinyModel
+    from edgellm_core.testing.kit.case import Case, TinyModel
 
 Per = Literal["family", "model"]
 
@@ -58,6 +58,7 @@ class Plan:
     Attributes:
         host: the plugins.
         families: the families, in order.
+        known_failures: for each of them, check → why it is expected to fail.
         registry: known checkpoints.
         weights: model → directory that the user gave.
         download: whether weights may be downloaded.
@@ -69,6 +70,7 @@ class Plan:
 
     host: PluginHost
     families: Sequence[ModelFamily]
+    known_failures: Mapping[str, Mapping[str, str]]
     registry: ModelRegistry
     weights: dict[str, Path]
     download: bool
@@ -91,9 +93,11 @@ class Plan:
         try:
             host = PluginHost.load(paths)
             registry = ModelRegistry.load()
+            families = chosen_families(host, config.getoption("edgellm_family"))
             return cls(
                 host=host,
-                families=chosen_families(host, config.getoption("edgellm_family")),
+                families=families,
+                known_failures={family.name: known_failures(family) for family in families},
                 registry=registry,
                 weights=dict(_weights(config.getoption("edgellm_weights"), registry)),
                 download=config.getoption("edgellm_download"),
@@ -121,10 +125,9 @@ class Plan:
 
         parameters = []
         for family in self.families:
-            failures = known_failures(family)
             for key in self._keys(family, check, level, per):
                 marks: list[pytest.MarkDecorator] = []
-                reason = failures.get(f"L{level}-{check}")
+                reason = self.known_failures[family.name].get(f"L{level}-{check}")
                 if reason is not None:
                     marks.append(pytest.mark.xfail(reason=reason, strict=True))
                 if per == "model" and not key.model:
@@ -134,7 +137,7 @@ class Plan:
 
     def open(self, key: CaseKey, temporary: pytest.TempPathFactory) -> Case:
         """Return a case with what its check needs."""
-        from edgellm_core.testing.conformance.case import Case, TinyModel
+        from edgellm_core.testing.kit.case import Case, TinyModel
 
         if key.family not in self.models:
             self.models[key.family] = TinyModel(self.host, key.family, temporary.mktemp(key.family))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from edgellm_core.testing.pytest_plugin import CHECK
+from edgellm_core.testing.kit.marker import CHECK
 
 if TYPE_CHECKING:
-    from edgellm_core.testing.conformance.plan import Per
+    from edgellm_core.testing.kit.plan import Per
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
