@@ -35,6 +35,17 @@ class DuplicateTensorError(EdgellmError):
         )
 
 
+class DisorderedGraphError(EdgellmError):
+    """A node stands before the one that makes its input."""
+
+    def __init__(self, node: str, tensor: str) -> None:
+        """Name the node and the input."""
+        super().__init__(
+            f"Node {node!r} must come after the node that makes its input {tensor!r}; it comes before it. "
+            f"A surgery rule added it too early: shared values may use graph inputs and constants only."
+        )
+
+
 class LeftoverOperatorsError(EdgellmError):
     """Semantic operators that no rule lowered."""
 

@@ -179,7 +179,7 @@ class Editor:
         return next(tensor for tensor in self.graph.inputs if tensor.name == name)
 
     def replace(self, old: gs.Tensor, new: gs.Tensor) -> None:
-        """Let every consumer of ``old`` take ``new``; as a graph output, ``new`` takes its name and place."""
+        """Let every consumer of ``old`` take ``new``; as a graph output, ``new`` takes its name, type and place."""
         for consumer in list(old.outputs):
             consumer.inputs = [new if tensor is old else tensor for tensor in consumer.inputs]
         for index, output in enumerate(self.graph.outputs):
@@ -187,6 +187,8 @@ class Editor:
                 name = old.name
                 old.name = f"{name}.replaced"
                 new.name = name
+                new.dtype = new.dtype if old.dtype is None else old.dtype
+                new.shape = new.shape if old.shape is None else old.shape
                 self.graph.outputs[index] = new
 
 

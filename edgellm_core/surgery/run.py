@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgellm_core.surgery.errors import DuplicateTensorError, RuleCountError
+from edgellm_core.surgery.errors import DisorderedGraphError, DuplicateTensorError, RuleCountError
 from edgellm_core.surgery.rule import STAGES, Editor, Expected, NearMiss, Rule
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ def run_rules(graph: gs.Graph, rules: Iterable[Rule], dimensions: GraphDimension
     Raises:
         RuleCountError: a rule applied more or less often than the model demands.
         DuplicateTensorError: two different tensors have one name, which would export wrong values.
+        DisorderedGraphError: a rule added a node before one that it depends on.
     """
     ordered = sorted(rules, key=lambda rule: STAGES.index(rule.stage))
     results = [_run_rule(graph, rule, dimensions) for rule in ordered]
+    graph.cleanup()  # once for all rules: cleanup and toposort take most of the time of surgery
     refuse_duplicate_names(graph)
+    refuse_disorder(graph)
     return results
 
 
@@ -71,9 +74,6 @@ def _run_rule(graph: gs.Graph, rule: Rule, dimensions: GraphDimensions) -> RuleR
     if applied:
         graph.nodes.clear()
         graph.nodes.extend([*editor.shared_nodes, *kept])
-        outputs = list(graph.outputs)
-        graph.cleanup().toposort()
-        graph.outputs = outputs  # toposort reorders them
     expected = rule.expected(dimensions)
     if applied not in expected:
         raise RuleCountError(rule.name, str(expected), applied, near_miss)
@@ -93,6 +93,20 @@ def refuse_duplicate_names(graph: gs.Graph) -> None:
     for tensor in tensors:
         if tensor.name and seen.setdefault(tensor.name, tensor) is not tensor:
             raise DuplicateTensorError(tensor.name)
+
+
+def refuse_disorder(graph: gs.Graph) -> None:
+    """Refuse a graph whose nodes are not in topological order; ONNX Runtime and TensorRT would not notice.
+
+    Raises:
+        DisorderedGraphError: naming the first node that comes too early.
+    """
+    made: set[int] = set()
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if tensor.inputs and id(tensor) not in made:
+                raise DisorderedGraphError(node.name, tensor.name)
+        made.update(id(tensor) for tensor in node.outputs)
 
 
 def operator_counts(graph: gs.Graph) -> dict[str, int]:

@@ -78,6 +78,17 @@ def gather(c: Converter, _node: fx.Node, x: fx.Node, dim: int, index: fx.Node, *
     return c.emit("GatherElements", [c.values[x], c.values[index]], axis=dim)
 
 
+@TABLE.converts("index.Tensor")
+def index(c: Converter, node: fx.Node, x: fx.Node, indices: Sequence[fx.Node | None]) -> Any:
+    """Rows of one axis by a tensor of integers."""
+    given = [(axis, item) for axis, item in enumerate(indices) if item is not None]
+    if len(given) != 1 or element_type(given[0][1]) == torch.bool:
+        msg = f"{node.target} by booleans or along several axes"
+        raise UnsupportedOperatorError(msg)
+    axis, rows = given[0]
+    return c.emit("Gather", [c.values[x], c.values[rows]], axis=axis)
+
+
 @TABLE.converts("embedding.default")
 def embedding(c: Converter, _node: fx.Node, weight: fx.Node, ids: fx.Node, *_args: Any) -> Any:
     """Rows of a table."""

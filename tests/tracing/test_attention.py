@@ -118,3 +118,18 @@ def test_a_mask_of_no_known_kind_is_written_out(plain_family, monkeypatch):
     found = run_graph(with_weights(lowered, model), ids, mask, [7, 1, 1])
     assert relative_error(found, run_transformers(model, ids, mask, [7, 1, 1]), mask) <= 2e-5
     assert lowered.leftover == []
+
+
+def test_chunks_that_count_from_the_first_token_are_written_out(plain_family, monkeypatch):
+    """transformers' chunks begin after the left padding, so no attribute can say where."""
+    from transformers import masking_utils
+
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", masking_utils.create_chunked_causal_mask)
+    config = transformers_config(fields_of("llama"))
+    config.attention_chunk_size = 4
+    lowered, model = lower_config(config, plain_family), random_model(config)
+    ids, mask = padded_tokens([0, 2, 5], 11, config.vocab_size)
+    found = run_graph(with_weights(lowered, model), ids, mask, [9, 1, 1])
+    assert relative_error(found, run_transformers(model, ids, mask, [9, 1, 1]), mask) <= 2e-5
+    kinds = masks_of(lowered)
+    assert kinds == []

@@ -248,6 +248,8 @@ DYNAMIC = {
     "negative dimension": lambda x: torch.ones(aten.sym_size.int(x, -2)),
     "causal mask": lambda x: torch.arange(x.shape[1])[None] <= torch.arange(x.shape[1])[:, None],
     "constants": lambda x: torch.zeros(2, 3) + torch.ones(3) + torch.full((2, 1), 0.5) + x.sum(),
+    "rows by a tensor": lambda x: x[torch.tensor([[0, -1], [0, 0]])],
+    "columns by a tensor": lambda x: x[:, :, torch.tensor([5, 0])],
     "list index": lambda x: x * torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8]),
 }
 
@@ -285,6 +287,8 @@ UNSUPPORTED = {
     "scaled addmm": (lambda x: torch.addmm(x[0], x[0], x[0].t() @ x[0], beta=0.5), "aten.addmm.default with the arg"),
     "scaled rsub": (lambda x: torch.rsub(x, 2.0, alpha=3), "aten.rsub.Scalar with the arguments"),
     "rounded division": (lambda x: torch.div(x, 2, rounding_mode="floor"), r"aten.div.(Tensor|Scalar)_mode"),
+    "booleans as indices": (lambda x: x.relu()[torch.ones(2, dtype=torch.bool)], "aten.index.Tensor by booleans"),
+    "several indices": (lambda x: x[torch.tensor([0]), torch.tensor([1])], "along several axes"),
     "complex numbers": (lambda x: torch.view_as_complex(x.reshape(-1, 2)).abs(), "aten.view_as_complex.default"),
     "in place": (lambda x: x.clone().add_(1), "aten.add_.Tensor"),
     "small integers": (lambda x: x.to(torch.int8).float(), "element type torch.int8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -10,10 +11,9 @@ import onnx_graphsurgeon as gs
 from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage
 
 _LARGEST: Final = 1 << 16
-"""Elements of the largest result that is folded; parameters are never constants here, so weights stay untouched."""
-_FOLDABLE: Final = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Neg", "Unsqueeze", "Squeeze", "Reshape", "Concat", "Gather", "Transpose", "Slice"}
-)
+"""Most elements of inputs or result that are folded; parameters are never constants here, so weights stay untouched."""
+_ARITHMETIC: Final = frozenset({"Add", "Sub", "Mul", "Div", "Neg"})
+_FOLDABLE: Final = _ARITHMETIC | {"Unsqueeze", "Squeeze", "Reshape", "Concat", "Gather", "Transpose", "Slice"}
 
 
 class FoldConstants(Rule):
@@ -29,13 +29,20 @@ class FoldConstants(Rule):
             return False
         if any(node.outputs[0] is tensor for tensor in graph.outputs):
             return NearMiss(node.name, "it produces a graph output")
-        if sum(tensor.values.size for tensor in node.inputs) > _LARGEST:
-            return NearMiss(node.name, f"its inputs have more than {_LARGEST} elements")
+        if _elements(node) > _LARGEST:
+            return NearMiss(node.name, f"its inputs or its result have more than {_LARGEST} elements")
         return True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Compute the value with the ONNX reference implementation."""
         edit.replace(node.outputs[0], gs.Constant(f"{node.outputs[0].name}.folded", _evaluate(node)))
+
+
+def _elements(node: gs.Node) -> int:
+    given = sum(tensor.values.size for tensor in node.inputs)
+    if node.op not in _ARITHMETIC:
+        return int(given)
+    return max(int(given), math.prod(np.broadcast_shapes(*(tensor.values.shape for tensor in node.inputs))))
 
 
 def _evaluate(node: gs.Node) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage, semantic
 
 if TYPE_CHECKING:
@@ -17,8 +19,7 @@ class RemoveIdentity(Rule):
 
     def match(self, node: gs.Node, graph: gs.Graph) -> bool | NearMiss:
         """Match unless it copies a graph input to a graph output, which needs a node between them."""
-        same_type = node.op == "Cast" and node.inputs[0].dtype is not None and _cast_changes_nothing(node)
-        if not (node.op == "Identity" or semantic(node, "FullLength") or same_type):
+        if not (semantic(node, "FullLength") or (not node.domain and _changes_nothing(node))):
             return False
         is_output = any(node.outputs[0] is tensor for tensor in graph.outputs)
         source = node.inputs[0]
@@ -31,8 +32,10 @@ class RemoveIdentity(Rule):
         edit.replace(node.outputs[0], node.inputs[0])
 
 
-def _cast_changes_nothing(node: gs.Node) -> bool:
+def _changes_nothing(node: gs.Node) -> bool:
     import onnx
 
-    from_type = onnx.helper.np_dtype_to_tensor_dtype(node.inputs[0].dtype)
-    return bool(from_type == node.attrs["to"])
+    dtype = node.inputs[0].dtype
+    if node.op != "Cast" or dtype is None:
+        return bool(node.op == "Identity")
+    return bool(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) == node.attrs["to"])

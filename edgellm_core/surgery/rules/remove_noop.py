@@ -19,7 +19,7 @@ class RemoveNoOp(Rule):
 
     def match(self, node: gs.Node, graph: gs.Graph) -> bool | NearMiss:
         """Match nodes with a scalar neutral operand, or a shape operator without effect."""
-        if _passing_input(node) is None:
+        if node.domain or _passing_input(node) is None:
             return False
         if any(node.outputs[0] is tensor for tensor in graph.outputs):
             return NearMiss(node.name, "it produces a graph output")

@@ -55,16 +55,19 @@ class AttentionMaskToLogic(Rule):
         valid, ids = node.inputs
         keys = edit.shared("keys", lambda: _key_positions(edit, valid))
         queries = edit.shared("queries", lambda: _query_positions(edit, ids))
+        real = edit.shared("real", lambda: _real_keys(edit, valid))
+        itself = edit.shared("itself", lambda: edit.node("Equal", [keys, queries], "mask.itself", name="mask/itself"))
         allowed = _allowed(node, edit, keys, queries)
         prefix = node.name
-        real = edit.node("Cast", [valid], f"{prefix}.real", name=f"{prefix}/real", to=onnx.TensorProto.BOOL)
-        real4 = edit.node("Unsqueeze", [real, edit.constant([1, 2])], f"{prefix}.real4", name=f"{prefix}/real4")
-        itself = edit.node("Equal", [keys, queries], f"{prefix}.itself", name=f"{prefix}/itself")
-        if allowed is None:
-            edit.node("Or", [real4, itself], node.outputs[0], name=prefix)
-            return
-        both = edit.node("And", [allowed, real4], f"{prefix}.both", name=f"{prefix}/both")
-        edit.node("Or", [both, itself], node.outputs[0], name=prefix)
+        if allowed is not None:
+            real = edit.node("And", [allowed, real], f"{prefix}.both", name=f"{prefix}/both")
+        edit.node("Or", [real, itself], node.outputs[0], name=prefix)
+
+
+def _real_keys(edit: Editor, valid: gs.Tensor) -> gs.Tensor:
+    """Return boolean ``[batch, 1, 1, past + seq]``: no padding."""
+    real = edit.node("Cast", [valid], "mask.real2", name="mask/real2", to=onnx.TensorProto.BOOL)
+    return edit.node("Unsqueeze", [real, edit.constant([1, 2])], "mask.real", name="mask/real")
 
 
 def _key_positions(edit: Editor, valid: gs.Tensor) -> gs.Tensor:
@@ -89,7 +92,9 @@ def _allowed(node: gs.Node, edit: Editor, keys: gs.Tensor, queries: gs.Tensor) -
     """Return the boolean ``[seq, past + seq]`` that causality, window and chunk allow; None for everything."""
     prefix, conditions = node.name, []
     if node.attrs["causal"]:
-        conditions.append(edit.node("LessOrEqual", [keys, queries], f"{prefix}.causal", name=f"{prefix}/causal"))
+        conditions.append(
+            edit.shared("causal", lambda: edit.node("LessOrEqual", [keys, queries], "mask.causal", name="mask/causal"))
+        )
     if node.attrs["window"]:
         size = edit.constant(int(node.attrs["window"]))
         edge = edit.node("Sub", [queries, size], f"{prefix}.edge", name=f"{prefix}/edge")
