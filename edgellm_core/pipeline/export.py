@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.memory import collected_soon
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
 from edgellm_core.pipeline.trace_cache import store_template, trace_key
 
@@ -115,7 +116,8 @@ def _trace_stage(
         from edgellm_core.tracing.trace import trace
 
         config = load_config(checkpoint.directory, checkpoint.config, selection.family, host.nearest)
-        return trace(config, selection.family, settings.precision, full_depth=settings.full_depth, report=report)
+        with collected_soon():
+            return trace(config, selection.family, settings.precision, full_depth=settings.full_depth, report=report)
 
     template: Template = runner.run("trace", body)
     if settings.use_cache:

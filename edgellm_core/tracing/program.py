@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from edgellm_core.tracing import operators
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, traced_cache
+from edgellm_core.tracing.lean_imports import import_partitioners
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_norms
 from edgellm_core.tracing.rope import recorded_rotations
@@ -181,6 +182,7 @@ def export_program(
             for state in states
             for heads, width in (state.key, state.value)
         ]
+    import_partitioners()
     with (
         refused_as_untraceable(type(model).__name__, "torch.export"),
         torch.no_grad(),

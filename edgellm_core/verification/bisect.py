@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgellm_core.memory import release_memory
 from edgellm_core.verification.cut import hidden_name
-from edgellm_core.verification.memory import free_weights, release_memory
+from edgellm_core.verification.memory import free_weights
 from edgellm_core.verification.reference import ReferenceRunner, load_reference, suitable_threads
 from edgellm_core.verification.session import GraphSession, Tensors
 from edgellm_core.verification.tolerances import LOCAL_NOISE

@@ -10,6 +10,7 @@ import numpy as np
 from edgellm_core.bundle.manifest import VerificationRecord
 from edgellm_core.settings import LARGEST_FP16
 from edgellm_core.tracing.template import LayerNaming
+from edgellm_core.memory import release_memory
 from edgellm_core.verification.activation_range import watched_range
 from edgellm_core.verification.bisect import find_culprit, part_name
 from edgellm_core.verification.cases import DECODE_STEPS, plan_cases, spread_case
@@ -20,7 +21,7 @@ from edgellm_core.verification.errors import (
     VerificationFailedError,
     rounding_explanation,
 )
-from edgellm_core.verification.memory import free_weights, release_memory
+from edgellm_core.verification.memory import free_weights
 from edgellm_core.verification.prompts import MOST_TOKENS, choose_prompts
 from edgellm_core.verification.reference import ReferenceRunner, load_reference, real_rows, record, suitable_threads
 from edgellm_core.verification.session import GraphSession

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
+
+from edgellm_core.memory import release_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,13 +21,3 @@ def free_weights(model: nn.Module) -> None:
     for parameter in model.parameters():
         parameter.data = torch.empty(0, dtype=parameter.dtype)
     release_memory()
-
-
-def release_memory() -> None:
-    """Return freed heap pages to the kernel, where the C library can do that.
-
-    Source: glibc ``malloc_trim(3)``; freed tensors otherwise stay in the heap and in the resident set.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ALIGNMENT: Final = 4096
 """Offsets are multiples of a page, so that runtimes can map each tensor (ONNX, ``TensorProto.external_data``)."""
 
-CHUNK_BYTES: Final = 4 << 20
+CHUNK_BYTES: Final = 1 << 20
 """Bytes read or written at a time."""
 
 BLOCK_CHUNKS: Final = 16

@@ -8,7 +8,12 @@ import pytest
 from small_graphs import NOTHING, apply, execute, export, model_of, node, operators, semantic
 
 from edgellm_core.errors import EdgellmError
-from edgellm_core.surgery.errors import DuplicateTensorError, LeftoverOperatorsError, RuleCountError
+from edgellm_core.surgery.errors import (
+    DisorderedGraphError,
+    DuplicateTensorError,
+    LeftoverOperatorsError,
+    RuleCountError,
+)
 from edgellm_core.surgery.rule import Expected, NearMiss, Rule
 from edgellm_core.surgery.run import leftover_operators, operator_counts, refuse_duplicate_names, run_rules
 from edgellm_core.tracing.graph_import import import_graph
@@ -176,3 +181,21 @@ def test_parameters_without_data_stay_names():
     assert model.graph.node[-1].input[0] == "weight"
     assert not model.graph.initializer
     assert [value.name for value in model.graph.input] == ["x"]
+
+
+class MakesUseTooEarly(Rule):
+    """``Relu(x)`` → a shared value made from ``x``, which a later node produces."""
+
+    def match(self, node, graph):
+        return node.op == "Relu"
+
+    def rewrite(self, node, edit):
+        shared = edit.shared("early", lambda: edit.node("Neg", [node.inputs[0]], "early", name="early"))
+        edit.node("Neg", [shared], node.outputs[0], name="late")
+
+
+def test_shared_value_made_from_a_later_one_is_refused():
+    x, y, z = (gs.Variable(name, np.float32, [2]) for name in "xyz")
+    graph = gs.Graph([gs.Node("Exp", "exp", {}, [x], [y]), gs.Node("Relu", "relu", {}, [y], [z])], [x], [z])
+    with pytest.raises(DisorderedGraphError, match=r"Node 'early' must come after the node that makes its input 'y'"):
+        run_rules(graph, [MakesUseTooEarly()], NOTHING)
