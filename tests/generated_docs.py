@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.docstrings import first_line, parse_docstring, to_markdown
+from tests.generated_conformance import conformance_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -397,6 +398,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "rules.md": rules_page,
     "bundle.md": bundle_page,
     "errors.md": errors_page,
+    "conformance.md": lambda: conformance_page(table),
 }
 """File in ``docs/reference`` → what makes its text."""
 

@@ -82,7 +82,8 @@ def write_family_checkpoint(directory: Path, family: ModelFamily, *, config: Map
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     stated = family.tiny_config() if config is None else config
-    modeled_as = "" if stated.get("model_type") in CONFIG_MAPPING else family.modeled_as
+    names = (str(stated.get("model_type")), family.modeled_as)
+    modeled_as = next((name for name in names if name in CONFIG_MAPPING), "")
     write_tiny_checkpoint(directory, stated, modeled_as=modeled_as)
     path = directory / "tokenizer_config.json"
     if family.chat_template() is not None:

@@ -23,10 +23,10 @@ def write_pack_folder():
                 continue
             file = folder / path.removeprefix("src/")
             file.parent.mkdir(parents=True, exist_ok=True)
-            for old, new in replacements.get(file.stem, ()):
-                assert old in text, (path, old)
-                text = text.replace(old, new)
             file.write_text(text)
+            for old, new in replacements.get(file.stem, ()):
+                assert old in file.read_text(), (path, old)
+                file.write_text(file.read_text().replace(old, new))
         return folder / names.package
 
     return write

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from edgellm_core import testing
 from edgellm_core.cli.plugins_test import kit_plugin_name
 from edgellm_core.host import PluginHost
-from edgellm_core import testing
 from edgellm_core.testing.checkpoints import write_family_checkpoint
 from edgellm_core.testing.kit.skips import MEANINGS, SkipReason, reason_of
 from edgellm_core.testing.records import read_record

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from edgellm_core.errors import EdgellmError, UnknownNameError
 from edgellm_core.host import PluginHost
 from edgellm_core.registry import ModelRegistry
+from edgellm_core.testing.errors import BrokenPluginError, NoFamilyError, WeightsDirectoryError
 from edgellm_core.testing.kit.known_failures import known_failures
 from edgellm_core.testing.kit.skips import SkipReason
-from edgellm_core.testing.errors import BrokenPluginError, NoFamilyError, WeightsDirectoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 class SkipReason(enum.Enum):
-    """Why a check can't run here. Its docstring is what the user reads.
+    """Why a check can't run here.
 
     A check that is skipped for any other reason fails the run: a skip that nobody planned hides a defect.
     """
@@ -20,7 +20,6 @@ class SkipReason(enum.Enum):
     NO_CHAT_TEMPLATE = "no-chat-template"
     NO_REGISTRY_ENTRY = "no-registry-entry"
     NO_SCHEME = "no-scheme"
-    TRANSFORMERS_RANGE = "transformers-range"
 
     @property
     def meaning(self) -> str:
@@ -40,7 +39,6 @@ MEANINGS = {
     SkipReason.NO_CHAT_TEMPLATE: "The family brings no chat template; its checkpoints have their own.",
     SkipReason.NO_REGISTRY_ENTRY: "model_registry.yaml has no model of this family.",
     SkipReason.NO_SCHEME: "No quantization scheme is installed.",
-    SkipReason.TRANSFORMERS_RANGE: "The installed transformers has no modeling code for this family.",
 }
 """Reason → what is missing, as a sentence."""
 
