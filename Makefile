@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/edgellm run build/smollm2 "What is the capital of France?" --chat
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -142,11 +142,11 @@ def _build(case: MatrixCase, settings: RunSettings) -> float | None:
 def _write_tiny(case: MatrixCase, settings: RunSettings, folder: Path) -> str:
     """Write the family's tiny checkpoint with random float32 weights."""
     from edgellm_core.host import PluginHost
-    from edgellm_core.testing.checkpoints import write_tiny_checkpoint
+    from edgellm_core.testing.checkpoints import write_family_checkpoint
 
     family = PluginHost.load(settings.plugin_paths).select({}, forced=case.family).family
     with _no_progress_bars():
-        return str(write_tiny_checkpoint(folder / case.family, family.tiny_config()))
+        return str(write_family_checkpoint(folder / case.family, family))
 
 
 @contextmanager
