@@ -78,7 +78,9 @@ def export_graph(
     Raises:
         EdgellmError: the model can't be exported; one class per cause.
     """
-    key = trace_key(checkpoint.config, selection, settings.precision, full_depth=settings.full_depth)
+    key = trace_key(
+        checkpoint.config, checkpoint.tensors, selection, settings.precision, full_depth=settings.full_depth
+    )
     template = _trace_stage(key, checkpoint, selection, settings, host, runner)
     lowered: LoweredGraph = runner.run("surgery", lambda _report: lower(template, selection, target, host))
     fingerprint = digest_of(checkpoint.fingerprint(), key, target.name, code_digest())
@@ -117,7 +119,14 @@ def _trace_stage(
 
         config = load_config(checkpoint.directory, checkpoint.config, selection.family, host.nearest)
         with collected_soon():
-            return trace(config, selection.family, settings.precision, full_depth=settings.full_depth, report=report)
+            return trace(
+                config,
+                selection.family,
+                settings.precision,
+                full_depth=settings.full_depth,
+                report=report,
+                tensor_names=checkpoint.tensors,
+            )
 
     template: Template = runner.run("trace", body)
     if settings.use_cache:
@@ -179,7 +188,13 @@ def bind_graph(
     idle = [name for name in parameters if name not in used]
     if idle:
         report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
-    recipes = account(parameters, checkpoint.tensors, tied=template.tied, ignored=selection.family.ignored_tensors)
+    recipes = account(
+        parameters,
+        checkpoint.tensors,
+        sources=template.sources,
+        tied=template.tied,
+        ignored=selection.family.ignored_tensors,
+    )
     require_equal_duplicates(checkpoint.tensors, template.tied)
     recipes = [recipe for recipe in recipes if recipe.name in used]
     bound = bind(recipes, checkpoint.tensors, folder / DATA_FILE, report=report)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgellm_core.bundle import check_output
 from edgellm_core.checkpoint.preflight import read_metadata, summarize
+from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.host import PluginHost
 from edgellm_core.pipeline.trace_cache import cached_template, trace_key
 from edgellm_core.registry import ModelRegistry
@@ -16,7 +17,8 @@ from edgellm_core.targets import find_target
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgellm_core.checkpoint.preflight import Summary
+    from edgellm_core.checkpoint.preflight import Metadata, Summary
+    from edgellm_core.host import Selection
     from edgellm_core.pipeline.settings import BuildSettings
 
 
@@ -76,8 +78,7 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision)
     selection = host.select(metadata.config, forced=settings.family, directory=metadata.directory)
     summary = summarize(metadata, precision=settings.precision, claimed=selection.family.name != "generic", output=out)
-    key = trace_key(metadata.config, selection, settings.precision, full_depth=settings.full_depth)
-    traced = settings.use_cache and cached_template(key) is not None
+    traced = settings.use_cache and _is_traced(metadata, selection, settings)
     skipped = {*_verifications_left_out(settings, summary), *(("engine",) if settings.engine == "none" else ())}
     return Plan(
         source=source,
@@ -100,3 +101,12 @@ def _verifications_left_out(settings: BuildSettings, summary: Summary) -> tuple[
         mode = "full" if full <= (settings.max_memory or summary.ram_available) else "layers"
     left_out = {"off": ("verify full", "verify layers"), "full": ("verify layers",), "layers": ("verify full",)}
     return left_out[mode]
+
+
+def _is_traced(metadata: Metadata, selection: Selection, settings: BuildSettings) -> bool:
+    """Say whether the trace of a checkpoint on this machine is cached; unknown counts as no."""
+    if metadata.directory is None or metadata.tensors is None:
+        return False
+    names = index_tensors(read_headers(metadata.directory))
+    key = trace_key(metadata.config, names, selection, settings.precision, full_depth=settings.full_depth)
+    return cached_template(key) is not None

@@ -12,7 +12,7 @@ from edgellm_core.pipeline.fingerprint import TRACE_PACKAGES, code_digest, diges
 from edgellm_core.settings import cache_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from edgellm_core.tracing.template import Template
 
@@ -20,11 +20,25 @@ IRRELEVANT_KEYS: Final = frozenset({"_name_or_path", "transformers_version", "to
 """Keys of config.json that differ between checkpoints of one architecture and never reach the trace."""
 
 
-def trace_key(config: Mapping[str, Any], selection: Selection, precision: str, *, full_depth: bool) -> str:
-    """Return the key of a trace: over config.json, versions, plugin, settings and the core's code."""
+def trace_key(
+    config: Mapping[str, Any],
+    tensor_names: Iterable[str],
+    selection: Selection,
+    precision: str,
+    *,
+    full_depth: bool,
+) -> str:
+    """Return the key of a trace: over config.json, names of tensors, versions, plugin, settings and the core's code."""
     relevant = {key: value for key, value in config.items() if key not in IRRELEVANT_KEYS}
     family = [selection.family.name, selection.plugin.name, plugin_digest(selection.plugin)]
-    return digest_of(relevant, installed_versions(TRACE_PACKAGES), family, [precision, full_depth], code_digest())
+    return digest_of(
+        relevant,
+        sorted(tensor_names),
+        installed_versions(TRACE_PACKAGES),
+        family,
+        [precision, full_depth],
+        code_digest(),
+    )
 
 
 def cached_template(key: str) -> Template | None:

@@ -42,6 +42,17 @@ class UnreadConfigKeysError(UserError):
         )
 
 
+class UnsupportedConversionError(UserError):
+    """transformers computes a parameter from the checkpoint in a way that streaming can't follow."""
+
+    def __init__(self, parameter: str, operations: Sequence[str]) -> None:
+        """Name the parameter and what transformers does."""
+        super().__init__(
+            f"Parameter {parameter!r} must be one or more checkpoint tensors, stacked or joined; transformers makes it "
+            f"with {', '.join(operations)}. Load the model with transformers once, save it, and build from that."
+        )
+
+
 class UntraceableModelError(UserError):
     """The model does something that the exported graph could not reproduce."""
 

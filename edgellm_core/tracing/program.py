@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from edgellm_core.tracing import operators
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, traced_cache
+from edgellm_core.tracing.experts import dense_experts_implementation
 from edgellm_core.tracing.lean_imports import import_partitioners
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_norms
@@ -151,6 +152,7 @@ def semantic_operators(model: PreTrainedModel, family: ModelFamily, stack: Layer
     with (
         restored_modules(model),
         family_wrappers(model, family),
+        dense_experts_implementation(model),
         recorded_norms(model),
         recorded_rotations(model),
         marked_layers(model, stack),

@@ -73,6 +73,8 @@ class Template:
         layers: path of the decoder layers in parameter names, for example ``model.layers``; empty if unknown.
         representative_of: for each decoder layer, the layer that it is stamped from (itself if it was traced).
         parameters: parameters of the graph by name.
+        sources: parameter name → the checkpoint tensors that make it, joined along axis 0, for the whole model; only
+            parameters that do not have a tensor of their own name.
         tied: parameter name → the name under which the graph holds the same storage.
         calls: operators by name: ``(in layers, by representative; outside)`` counts recorded while tracing.
     """
@@ -81,6 +83,7 @@ class Template:
     layers: str
     representative_of: tuple[int, ...]
     parameters: Mapping[str, ParameterSpec]
+    sources: Mapping[str, tuple[str, ...]]
     tied: Mapping[str, str]
     calls: Mapping[str, Mapping[str, int]]
 
@@ -126,6 +129,7 @@ class Template:
             "layers": self.layers,
             "representative_of": self.representative_of,
             "parameters": {name: dataclasses.asdict(spec) for name, spec in self.parameters.items()},
+            "sources": dict(self.sources),
             "tied": dict(self.tied),
             "calls": {operator: dict(counts) for operator, counts in self.calls.items()},
         }
@@ -145,6 +149,7 @@ class Template:
                 name: ParameterSpec(element_type=spec["element_type"], shape=tuple(spec["shape"]))
                 for name, spec in fields["parameters"].items()
             },
+            sources={name: tuple(sources) for name, sources in fields["sources"].items()},
             tied=fields["tied"],
             calls=fields["calls"],
         )

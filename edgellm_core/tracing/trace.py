@@ -11,7 +11,9 @@ from onnx import helper
 
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, probe_cache
+from edgellm_core.tracing.checkpoint_names import parameter_sources
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
+from edgellm_core.tracing.experts import dense_experts_implementation
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
 from edgellm_core.tracing.modeling_code import quiet_libraries
@@ -22,7 +24,7 @@ from edgellm_core.tracing.template import ParameterSpec, Template
 from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -37,7 +39,13 @@ _WRAPPED: Final = "model."
 
 
 def trace(
-    config: PreTrainedConfig, family: ModelFamily, precision: str, *, full_depth: bool, report: Reporter
+    config: PreTrainedConfig,
+    family: ModelFamily,
+    precision: str,
+    *,
+    full_depth: bool,
+    report: Reporter,
+    tensor_names: Collection[str] = (),
 ) -> Template:
     """Trace a model without weights.
 
@@ -47,6 +55,7 @@ def trace(
         precision: ``fp32``, ``fp16`` or ``bf16``.
         full_depth: trace every layer instead of stamping.
         report: told when the model can't be stamped and is traced whole.
+        tensor_names: tensors of the checkpoint, for parameters that it holds under other names or in pieces.
 
     Raises:
         UnsupportedArchitectureError: the model is no decoder.
@@ -56,16 +65,26 @@ def trace(
     with quiet_libraries():
         if not full_depth:
             try:
-                return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], full_depth=False)
+                return _trace_once(
+                    copy.deepcopy(config), family, TORCH_TYPES[precision], tensor_names, full_depth=False
+                )
             except NotStampableError as reason:
                 report.note(f"Tracing every layer, since {reason}.")
-        return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], full_depth=True)
+        return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], tensor_names, full_depth=True)
 
 
-def _trace_once(config: PreTrainedConfig, family: ModelFamily, dtype: torch.dtype, *, full_depth: bool) -> Template:
+def _trace_once(
+    config: PreTrainedConfig,
+    family: ModelFamily,
+    dtype: torch.dtype,
+    tensor_names: Collection[str],
+    *,
+    full_depth: bool,
+) -> Template:
     model = build_weightless(config, dtype)
     whole_config = copy.deepcopy(model.config)
     tied = tied_parameters(model)
+    sources = parameter_sources(model, tensor_names)
     stack = analyse_stack(model, full_depth=full_depth)
     if stack is not None:
         keep_traced_layers(model, stack)
@@ -84,6 +103,7 @@ def _trace_once(config: PreTrainedConfig, family: ModelFamily, dtype: torch.dtyp
         if stack
         else tuple(range(config.get_text_config().num_hidden_layers)),
         parameters=_parameter_specs(proto, traced),
+        sources=sources,
         tied=tied,
         calls=_calls(traced),
     )
@@ -102,7 +122,7 @@ def _probe(
     with mode, restored_modules(model):
         ids = torch.zeros(2, 3, dtype=torch.long)
         context = TraceContext(family=family, valid=torch.ones(2, 3, dtype=torch.long), input_ids=ids)
-        with recorded_attention(context):
+        with recorded_attention(context), dense_experts_implementation(model):
             return probe_cache(model, config, layers)
 
 

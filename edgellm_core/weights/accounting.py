@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.tensors import TensorIndex
 
 NONE_TIED: Final[Mapping[str, str]] = MappingProxyType({})
+NO_SOURCES: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 
 
 class ParameterSpec(Protocol):
@@ -41,6 +42,7 @@ def account(
     parameters: Mapping[str, ParameterSpec],
     tensors: TensorIndex,
     *,
+    sources: Mapping[str, Sequence[str]] = NO_SOURCES,
     tied: Mapping[str, str] = NONE_TIED,
     ignored: Sequence[str] = (),
 ) -> list[Recipe]:
@@ -53,6 +55,8 @@ def account(
     Args:
         parameters: the graph's parameters by their name in the transformers model.
         tensors: all tensors of the checkpoint.
+        sources: name of a parameter → the tensors that make it, joined along axis 0, where it has no tensor of its own
+            name; a stack ``[n, …]`` is its n parts one after the other.
         tied: name of a parameter → name of the one whose storage it shares.
         ignored: regular expressions (full match) of tensors that the graph does not need.
 
@@ -65,25 +69,26 @@ def account(
     needless = _full_match(ignored)
     groups = _tied_groups(tied)
     prefix = _common_prefix(tensors, {*parameters, *groups}, needless)
-    stored = {prefix + name: name for name in tensors}
-    sources: dict[str, str] = {}
+    stored: dict[str, tuple[str, ...]] = {prefix + name: (name,) for name in tensors}
+    stored.update({name: tuple(parts) for name, parts in sources.items()})
+    found: dict[str, tuple[str, ...]] = {}
     used: set[str] = set()
     for name in parameters:
         members = [name, *groups.get(name, ())]
         present = [stored[member] for member in members if member in stored]
         if present:
-            sources[name] = present[0]
-            used.update(present)
+            found[name] = present[0]
+            used.update(part for parts in present for part in parts)
     unexpected = [
-        found
-        for name, found in stored.items()
-        if found not in used and not (needless.fullmatch(found) or needless.fullmatch(name))
+        name
+        for name in tensors
+        if name not in used and not (needless.fullmatch(name) or needless.fullmatch(prefix + name))
     ]
-    _refuse_missing([name for name in parameters if name not in sources], unexpected)
+    _refuse_missing([name for name in parameters if name not in found], unexpected)
     if unexpected:
         raise UnexpectedTensorsError(sorted(unexpected))
-    _refuse_other_shapes(parameters, sources, tensors)
-    return _recipes(parameters, sources, tensors)
+    _refuse_other_shapes(parameters, found, tensors)
+    return _recipes(parameters, found, tensors)
 
 
 def _full_match(patterns: Iterable[str]) -> re.Pattern[str]:
@@ -125,25 +130,40 @@ def _refuse_missing(missing: Sequence[str], unused: Sequence[str]) -> None:
 
 
 def _refuse_other_shapes(
-    parameters: Mapping[str, ParameterSpec], sources: Mapping[str, str], tensors: TensorIndex
+    parameters: Mapping[str, ParameterSpec], sources: Mapping[str, tuple[str, ...]], tensors: TensorIndex
 ) -> None:
     mismatches = [
-        (source, tensors[source].shape, parameters[name].shape)
-        for name, source in sources.items()
-        if tuple(tensors[source].shape) != tuple(parameters[name].shape)
+        (parts[0], joined, parameters[name].shape)
+        for name, parts in sources.items()
+        if (joined := _joined_shape([tensors[part].shape for part in parts], parameters[name].shape))
+        != tuple(parameters[name].shape)
     ]
     if mismatches:
         raise ShapeMismatchError(mismatches)
 
 
-def _recipes(parameters: Mapping[str, ParameterSpec], sources: Mapping[str, str], tensors: TensorIndex) -> list[Recipe]:
+def _joined_shape(parts: Sequence[tuple[int, ...]], wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of parts joined along axis 0; stacked along a new axis where ``wanted`` has one more."""
+    first = tuple(parts[0])
+    if len(parts) == 1 or any(tuple(part[1:]) != first[1:] for part in parts):
+        return first
+    rows = sum(part[0] for part in parts)
+    if len(wanted) == len(first) + 1 and wanted[0] and rows % wanted[0] == 0:
+        return (wanted[0], rows // wanted[0], *first[1:])
+    return (rows, *first[1:])
+
+
+def _recipes(
+    parameters: Mapping[str, ParameterSpec], sources: Mapping[str, tuple[str, ...]], tensors: TensorIndex
+) -> list[Recipe]:
     recipes = []
-    for name, source in sources.items():
+    for name, parts in sources.items():
         element_type = parameters[name].element_type
-        if not can_cast(tensors[source].element_type, element_type):
-            raise UnsupportedCastError(source, tensors[source].element_type, element_type)
+        for part in parts:
+            if not can_cast(tensors[part].element_type, element_type):
+                raise UnsupportedCastError(part, tensors[part].element_type, element_type)
         shape = tuple(parameters[name].shape)
-        recipes.append(Recipe(name=name, element_type=element_type, shape=shape, sources=(source,)))
+        recipes.append(Recipe(name=name, element_type=element_type, shape=shape, sources=parts))
 
     def position(recipe: Recipe) -> tuple[str, int]:
         entry = tensors[recipe.sources[0]]

@@ -145,8 +145,15 @@ def _check_recipe(recipe: Recipe, tensors: TensorIndex) -> None:
     made = shapes[0] if len(shapes) == 1 else (sum(shape[0] for shape in shapes if shape), *shapes[0][1:])
     trailing_agree = all(shape[1:] == shapes[0][1:] for shape in shapes)
     two_dimensional = all(len(shape) == 2 for shape in shapes)
-    if made != recipe.shape or not trailing_agree or (recipe.transpose and not two_dimensional):
+    if not _fits(made, recipe.shape) or not trailing_agree or (recipe.transpose and not two_dimensional):
         raise RecipeMismatchError(recipe.name, recipe.shape, [(entry.name, entry.shape) for entry in entries])
+
+
+def _fits(made: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Say whether joined parts are a parameter, or a stack whose first two dimensions were joined."""
+    if len(wanted) == len(made) + 1 and len(made) > 0:
+        return (wanted[0] * wanted[1], *wanted[2:]) == made
+    return made == wanted
 
 
 def _rate_limited(report: Reporter, total: int) -> Callable[[int], None]:

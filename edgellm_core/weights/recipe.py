@@ -12,6 +12,8 @@ from edgellm_core.settings import ELEMENT_BYTES
 class Recipe:
     """Each source is cast to ``element_type``, optionally transposed, and appended along axis 0.
 
+    A stack ``[n, rows, …]`` is its parts ``[rows, …]`` appended: both lie in memory alike.
+
     Attributes:
         name: name of the initializer in the graph.
         element_type: element type of the initializer in safetensors' spelling, for example ``F16``.

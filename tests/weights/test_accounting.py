@@ -143,3 +143,22 @@ def test_accounts_only_for_equal_sets(needed, stored):
     error = MissingTensorsError if needed - stored else UnexpectedTensorsError
     with pytest.raises(error, match=str(len(needed - stored) or len(stored - needed))):
         account(parameters(*needed), checkpoint(*stored))
+
+
+EXPERTS = ("experts.0.up", "experts.1.up")
+
+
+def test_stacked_parameter_is_made_from_its_parts_in_order():
+    recipes = account(
+        parameters("experts.up", shape=(2, 3, 4)), checkpoint(*reversed(EXPERTS), shape=(3, 4)),
+        sources={"experts.up": EXPERTS},
+    )  # fmt: skip
+    assert [(recipe.sources, recipe.shape) for recipe in recipes] == [(EXPERTS, (2, 3, 4))]
+
+
+def test_stack_with_a_missing_part_is_refused():
+    with pytest.raises(ShapeMismatchError, match=r"experts\.0\.up"):
+        account(
+            parameters("experts.up", shape=(2, 3, 4)), checkpoint(EXPERTS[0], shape=(3, 4)),
+            sources={"experts.up": EXPERTS[:1]},
+        )  # fmt: skip
