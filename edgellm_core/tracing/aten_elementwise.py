@@ -106,6 +106,22 @@ def reversed_sub(c: Converter, node: fx.Node, x: Any, y: Any) -> Any:
     return c.emit("Sub", [c.value(y, element_type(node)), c.value(x, element_type(node))])
 
 
+@TABLE.converts("square.default")
+def square(c: Converter, _node: fx.Node, x: fx.Node) -> Any:
+    """``x * x``."""
+    return c.emit("Mul", [c.values[x], c.values[x]])
+
+
+@TABLE.converts("floor_divide.default", "floor_divide.Scalar")
+def floor_divide(c: Converter, node: fx.Node, x: Any, y: Any) -> Any:
+    """Quotient rounded down; ONNX's division of integers rounds towards zero, its Mod has the divisor's sign."""
+    dtype = element_type(node)
+    over, under = c.value(x, dtype), c.value(y, dtype)
+    if dtype.is_floating_point:
+        return c.emit("Floor", [c.emit("Div", [over, under])])
+    return c.emit("Div", [c.emit("Sub", [over, c.emit("Mod", [over, under])]), under])
+
+
 @TABLE.converts("rsqrt.default")
 def rsqrt(c: Converter, node: fx.Node, x: fx.Node) -> Any:
     """``1 / sqrt(x)``."""

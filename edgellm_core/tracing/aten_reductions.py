@@ -37,8 +37,8 @@ def _reduction(op: str) -> Conversion:
 
 TABLE.converts("mean.dim", "mean.default")(_reduction("ReduceMean"))
 TABLE.converts("sum.dim_IntList", "sum.default")(_reduction("ReduceSum"))
-TABLE.converts("amax.default")(_reduction("ReduceMax"))
-TABLE.converts("amin.default")(_reduction("ReduceMin"))
+TABLE.converts("amax.default", "max.default")(_reduction("ReduceMax"))
+TABLE.converts("amin.default", "min.default")(_reduction("ReduceMin"))
 
 
 @TABLE.converts("softmax.int", "_softmax.default")
@@ -80,13 +80,23 @@ def gather(c: Converter, _node: fx.Node, x: fx.Node, dim: int, index: fx.Node, *
 
 @TABLE.converts("index.Tensor")
 def index(c: Converter, node: fx.Node, x: fx.Node, indices: Sequence[fx.Node | None]) -> Any:
-    """Rows of one axis by a tensor of integers."""
+    """Rows of one axis by a tensor of integers, or elements by one such tensor for each of the first axes."""
     given = [(axis, item) for axis, item in enumerate(indices) if item is not None]
-    if len(given) != 1 or element_type(given[0][1]) == torch.bool:
-        msg = f"{node.target} by booleans or along several axes"
+    if any(element_type(item) == torch.bool for _axis, item in given):
+        msg = f"{node.target} by booleans"
         raise UnsupportedOperatorError(msg)
-    axis, rows = given[0]
-    return c.emit("Gather", [c.values[x], c.values[rows]], axis=axis)
+    names = [c.value(item, torch.int64) for _axis, item in given]
+    if len(given) == 1:
+        return c.emit("Gather", [c.values[x], names[0]], axis=given[0][0])
+    if [axis for axis, _item in given] != list(range(len(given))):
+        msg = f"{node.target} along several axes that are not the first ones"
+        raise UnsupportedOperatorError(msg)
+    total = names[0]
+    for name in names[1:]:
+        total = c.emit("Add", [total, name])
+    shape = c.emit("Shape", [total])
+    columns = [c.emit("Unsqueeze", [c.emit("Expand", [name, shape]), c.ints(-1)]) for name in names]
+    return c.emit("GatherND", [c.values[x], c.emit("Concat", columns, axis=-1)])
 
 
 @TABLE.converts("embedding.default")
@@ -108,10 +118,17 @@ def matmul(c: Converter, _node: fx.Node, x: fx.Node, y: fx.Node) -> Any:
     return c.emit("MatMul", [c.values[x], c.values[y]])
 
 
-@TABLE.converts("addmm.default")
-def addmm(c: Converter, _node: fx.Node, bias: fx.Node, x: fx.Node, y: fx.Node) -> Any:
-    """``bias + x · y``."""
-    return c.emit("Add", [c.emit("MatMul", [c.values[x], c.values[y]]), c.values[bias]])
+@TABLE.converts("addmm.default", "baddbmm.default")
+def add_product(
+    c: Converter, node: fx.Node, bias: fx.Node, x: fx.Node, y: fx.Node, *, beta: float = 1, alpha: float = 1
+) -> Any:
+    """``beta · bias + alpha · (x · y)``."""
+    if beta == 0:
+        msg = f"{node.target} with beta 0, which drops even NaN"
+        raise UnsupportedOperatorError(msg)
+    parts = [(beta, c.values[bias]), (alpha, c.emit("MatMul", [c.values[x], c.values[y]]))]
+    scaled = [v if factor == 1 else c.emit("Mul", [v, c.constant(factor, element_type(node))]) for factor, v in parts]
+    return c.emit("Add", scaled)
 
 
 @TABLE.converts("layer_norm.default")
@@ -129,6 +146,17 @@ def layer_norm(
     scale = c.constant(torch.ones(tuple(shape), dtype=element_type(node))) if weight is None else c.values[weight]
     inputs = [c.values[x], scale, *([] if bias is None else [c.values[bias]])]
     return c.emit("LayerNormalization", inputs, axis=-len(shape), epsilon=float(eps))
+
+
+@TABLE.converts("rms_norm.default")
+def rms_norm(
+    c: Converter, node: fx.Node, x: fx.Node, shape: Sequence[int], weight: Any = None, eps: float | None = None
+) -> Any:
+    """RMSNormalization; a missing weight is ones, a missing epsilon the element type's."""
+    dtype = element_type(node)
+    scale = c.constant(torch.ones(tuple(shape), dtype=dtype)) if weight is None else c.values[weight]
+    epsilon = torch.finfo(dtype).eps if eps is None else eps
+    return c.emit("RMSNormalization", [c.values[x], scale], axis=-len(shape), epsilon=float(epsilon))
 
 
 @TABLE.converts("scaled_dot_product_attention.default")

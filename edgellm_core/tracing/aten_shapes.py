@@ -62,6 +62,35 @@ def matrix_transpose(c: Converter, _node: fx.Node, x: fx.Node) -> Any:
     return c.emit("Transpose", [c.values[x]], perm=[1, 0]) if rank(x) == 2 else c.values[x]
 
 
+@TABLE.converts("numpy_T.default")
+def reversed_axes(c: Converter, _node: fx.Node, x: fx.Node) -> Any:
+    """All axes in reverse order."""
+    return c.emit("Transpose", [c.values[x]], perm=list(range(rank(x)))[::-1])
+
+
+@TABLE.converts("repeat.default")
+def repeat(c: Converter, _node: fx.Node, x: fx.Node, counts: Sequence[Any]) -> Any:
+    """The whole tensor several times along each axis; extra counts are for new axes in front."""
+    value, new = c.values[x], len(counts) - rank(x)
+    if new:
+        value = c.emit("Unsqueeze", [value, c.ints(*range(new))])
+    return c.emit("Tile", [value, c.shape(list(counts))])
+
+
+@TABLE.converts("repeat_interleave.self_int")
+def repeat_interleave(c: Converter, node: fx.Node, x: fx.Node, count: Any, dim: int | None = None) -> Any:
+    """Each element several times in a row along one axis; the axes behind it must be of known size."""
+    sizes = list(x.meta["val"].shape)
+    axis = 0 if dim is None else dim % len(sizes)
+    behind = sizes[axis + 1 :]
+    if dim is None or not all(isinstance(size, int) for size in [count, *behind]):
+        msg = f"{node.target} of computed sizes"
+        raise UnsupportedOperatorError(msg)
+    apart = c.emit("Unsqueeze", [c.values[x], c.ints(axis + 1)])
+    spread = c.emit("Expand", [apart, c.ints(*[1] * (axis + 1), count, *[1] * len(behind))])
+    return c.emit("Reshape", [spread, c.ints(*[0] * axis, -1, *behind)])
+
+
 @TABLE.converts("permute.default")
 def permute(c: Converter, _node: fx.Node, x: fx.Node, order: Sequence[int]) -> Any:
     """Reorder the axes."""
@@ -82,7 +111,7 @@ def squeeze(c: Converter, _node: fx.Node, x: fx.Node, dim: Any) -> Any:
     return c.emit("Squeeze", [c.values[x], c.ints(*axes)]) if axes else c.values[x]
 
 
-@TABLE.converts("expand.default")
+@TABLE.converts("expand.default", "broadcast_to.default")
 def expand(c: Converter, _node: fx.Node, x: fx.Node, shape: Sequence[Any], *, implicit: bool = False) -> Any:
     """Broadcast; -1 keeps a dimension, which Expand writes as 1."""
     del implicit  # how autograd sees it

@@ -42,17 +42,23 @@ def quiet_libraries() -> Iterator[None]:
 
     torch logs tracebacks of errors that it also raises; whatever matters reaches us as an exception.
     """
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _TALKATIVE]
-    loggers = [logging.getLogger(name) for name in {*names, *_TALKATIVE}]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    named = logging.root.manager.loggerDict.items()
+    found = [item for name, item in named if name.partition(".")[0] in _TALKATIVE and isinstance(item, logging.Logger)]
+    speaking = [logger for logger in found if not logger.disabled]
+    roots = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in roots]
+    for logger in speaking:
+        logger.disabled = True  # setLevel on each of hundreds would empty the caches of all of them every time
+    for logger in roots:
+        logger.setLevel(logging.CRITICAL)  # for loggers that are made in the body
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger in speaking:
+            logger.disabled = False
+        for logger, level in zip(roots, levels, strict=True):
             logger.setLevel(level)
 
 

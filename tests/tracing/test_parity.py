@@ -121,3 +121,24 @@ def test_float16_stays_close(decoder, name):
     found = run_graph(bound, ids, mask, [10, 1, 1])
     assert found[0].dtype == np.float16
     assert relative_error(found, run_transformers(made.model, ids, mask, [10, 1, 1]), mask) < 2e-2
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_the_way_through_torch_onnx_is_right_too(decoder, name, monkeypatch):
+    from decoders import family_of
+
+    from edgellm_core.testing.lowering import lower_config, run_graph, with_weights
+    from edgellm_core.tracing import trace
+    from edgellm_core.tracing.converter import UnsupportedOperatorError
+
+    def refuse_every_operator(*_arguments):
+        raise UnsupportedOperatorError("aten.any")
+
+    monkeypatch.setattr(trace, "_by_table", refuse_every_operator)
+    made = decoder(name)
+    lowered = lower_config(made.model.config, family_of(name))
+    ids, mask = padded_tokens([0, 3], 12, made.vocab)
+    found = run_graph(with_weights(lowered, made.model), ids, mask, [9, 1, 2])
+    assert relative_error(found, run_transformers(made.model, ids, mask, [9, 1, 2]), mask) <= LARGEST_ERROR
+    inputs = {value.name: value for value in lowered.model.graph.input}
+    assert [dim.dim_param for dim in inputs["attention_mask"].type.tensor_type.shape.dim] == ["batch", "past + seq"]
