@@ -48,6 +48,23 @@ def decoder():
     return make
 
 
+@pytest.fixture(scope="session")
+def template():
+    """Return a function from the name of a decoder to the template of six of its layers, in float16."""
+    from decoders import deep, family_of
+
+    from edgellm_core.events import Reporter
+    from edgellm_core.testing.lowering import transformers_config
+    from edgellm_core.tracing.trace import trace
+
+    @functools.cache
+    def make(name, *, full_depth=False):
+        config = transformers_config(deep(name))
+        return trace(config, family_of(name), "fp16", full_depth=full_depth, report=Reporter("trace"))
+
+    return make
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Tiny models gain nothing from more threads."""

@@ -59,6 +59,25 @@ def test_bookkeeping_generation_and_harmless_keys_pass(extra, tmp_path):
     load_config(tmp_path, {**config, **extra}, family_of("llama"))
 
 
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [("qwen3_moe", "head_dim"), ("exaone4", "head_dim"), ("cohere2", "sliding_window_pattern")],
+)
+def test_a_key_that_the_model_reads_undeclared_passes_and_reaches_it(model_type, key, tmp_path):
+    config = {"model_type": model_type, "num_hidden_layers": 4, key: 2}
+    loaded = load_config(tmp_path, config, GenericFamily())
+    if key == "head_dim":
+        assert loaded.head_dim == 2
+    else:
+        assert loaded.layer_types == ["sliding_attention", "full_attention"] * 2
+
+
+@pytest.mark.parametrize("key", ["head_size", "_dim", "config", "logger", "q_proj", "sliding_window_patter"])
+def test_a_key_that_only_looks_like_one_is_refused(key, tmp_path):
+    with pytest.raises(UnreadConfigKeysError, match=key):
+        load_config(tmp_path, {"model_type": "qwen3_moe", key: 2}, GenericFamily())
+
+
 def test_keys_of_transformers_4_reach_the_config(tmp_path):
     config = {key: value for key, value in LLAMA.items() if key != "rope_parameters"}
     scaling = {"rope_type": "linear", "factor": 4.0}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
 import onnx
 import pytest
-from decoders import FAMILIES, deep, family_of
+from decoders import FAMILIES, deep
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,17 +18,14 @@ from edgellm_core.tracing.template import LayerNaming, ParameterSpec, Template
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
+def stored(tmp_path_factory, template):
     """Return a function from a family's name to its template and the folder that it was saved in."""
-    from edgellm_core.events import Reporter
-    from edgellm_core.tracing.trace import trace
 
+    @functools.cache
     def make(name):
         folder = tmp_path_factory.mktemp(name)
-        config = transformers_config(deep(name))
-        template = trace(config, family_of(name), "fp16", full_depth=False, report=Reporter("trace"))
-        template.save(folder)
-        return template, folder
+        template(name).save(folder)
+        return template(name), folder
 
     return make
 
@@ -139,6 +137,7 @@ def test_each_layer_gets_the_parameters_of_its_representative():
         layers="h",
         representative_of=(0, 1, 0, 1),
         parameters={"wte": spec(9), "h.0.a": spec(1), "h.1.b": spec(2), "h.2.a": spec(1), "h.3.b": spec(2)},
+        sources={},
         tied={},
         calls={"Append": {"0": 2, "1": 1, "2": 2, "3": 1}, "Linear": {"0": 3, "outside": 1}},
     )
