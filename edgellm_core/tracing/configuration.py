@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.tracing.errors import InvalidConfigError, UnreadConfigKeysError, UnsupportedArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from transformers import PreTrainedConfig
 
@@ -44,6 +45,13 @@ GENERATION_KEYS: Final = frozenset(
     }
 )  # fmt: skip
 """Generation and bookkeeping keys that transformers 4 wrote into every config.json."""
+
+READS: Final = (
+    r"\bconfig\.{key}\b(?!\s*=[^=])",
+    r"\bgetattr\(\s*(?:self\.)?config,\s*[\"']{key}[\"']",
+    r"\bkwargs\.(?:get|pop)\([\"']{key}[\"']",
+)
+"""How the code of a model reads a key that its config class does not declare."""
 
 LEGACY_ROPE_KEYS: Final = frozenset({"rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq"})
 """RoPE keys of transformers 4 that transformers 5 moves into ``rope_parameters``."""
@@ -93,7 +101,7 @@ def load_config(
 
 
 def refuse_unread_keys(config: Mapping[str, Any], loaded: PreTrainedConfig, family: ModelFamily) -> None:
-    """Refuse keys of config.json that the transformers config does not declare and that could change the math.
+    """Refuse keys of config.json that transformers does not read for the model and that could change the math.
 
     A key whose value is None, False, 0 or empty switches nothing on and is let through.
 
@@ -109,7 +117,8 @@ def refuse_unread_keys(config: Mapping[str, Any], loaded: PreTrainedConfig, fami
     )
     if hasattr(loaded, "rope_parameters"):
         known |= LEGACY_ROPE_KEYS
-    unread = [key for key, value in config.items() if key not in known and value not in (None, False, "", [], {})]
+    stated = [key for key, value in config.items() if key not in known and value not in (None, False, "", [], {})]
+    unread = [key for key in stated if not is_read(key, type(loaded))]
     if unread:
         raise UnreadConfigKeysError(unread, family.name)
 
@@ -120,3 +129,15 @@ def declared_keys(config_class: type[PreTrainedConfig]) -> set[str]:
     if dataclasses.is_dataclass(config_class):
         names |= {field.name for field in dataclasses.fields(config_class)}
     return names | set(inspect.signature(config_class.__init__).parameters)
+
+
+def is_read(key: str, config_class: type[PreTrainedConfig]) -> bool:
+    """Return whether the files of a model read a key that its config class does not declare.
+
+    For example ``head_dim``, which many attention modules take if it is there, or ``sliding_window_pattern``, which
+    config classes turn into ``layer_types``.
+    """
+    folder = Path(inspect.getfile(config_class)).parent
+    files = [path for kind in ("configuration", "modeling") for path in sorted(folder.glob(f"{kind}_*.py"))]
+    sources = [path.read_text(encoding="utf-8") for path in files]
+    return any(re.search(form.format(key=re.escape(key)), source) for form in READS for source in sources)
