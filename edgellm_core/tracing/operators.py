@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,6 +48,19 @@ def recording(recorder: Recorder) -> Iterator[None]:
         _recorders.remove(recorder)
 
 
+_computing: ContextVar[bool] = ContextVar("computing", default=False)
+
+
+@contextlib.contextmanager
+def computed() -> Iterator[None]:
+    """Compute the operators in the body, on real tensors, instead of recording them."""
+    token = _computing.set(True)
+    try:
+        yield
+    finally:
+        _computing.reset(token)
+
+
 def _emit(
     name: str,
     inputs: Sequence[torch.Tensor | None],
@@ -55,9 +69,13 @@ def _emit(
     dtype: torch.dtype,
     shape: Sequence[int | torch.SymInt],
 ) -> torch.Tensor:
+    attrs: dict[str, Any] = {key: int(v) if isinstance(v, bool) else v for key, v in attributes.items()}
+    if _computing.get():
+        from edgellm_core.tracing.reference import FORMULAS
+
+        return FORMULAS[name](*inputs, **attrs)
     for recorder in _recorders:
         recorder.count(name)
-    attrs: dict[str, Any] = {key: int(v) if isinstance(v, bool) else v for key, v in attributes.items()}
     return symbolic(f"{DOMAIN}::{name}", inputs, attrs, dtype=dtype, shape=shape, version=_VERSION)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from edgellm_core.tracing import operators
 from edgellm_core.tracing.errors import FailedWrapperError, WrongWrapperError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def wrapper_error(module: nn.Module, forward: ModuleForward) -> float | None:
                 return None
         except (TypeError, RuntimeError, ValueError):  # needs more than one hidden state; the parity gate judges it
             return None
-        with _forward_replaced(module, forward):
+        with _forward_replaced(module, forward), operators.computed():
             result: Any = torch.func.functional_call(module, values, (x,))
         if not isinstance(result, torch.Tensor) or result.shape != expected.shape:
             return math.inf

@@ -21,6 +21,7 @@ from edgellm_core.testing.lowering import (
     transformers_config,
     with_weights,
 )
+from edgellm_core.tracing import operators
 from edgellm_core.tracing.errors import FailedWrapperError, WrongWrapperError
 from edgellm_core.tracing.trace import trace
 from edgellm_core.tracing.wrappers import wrapper_error
@@ -47,6 +48,19 @@ def wrong_mlp(module, x):
 
 def right_norm(module, x):
     return nn.functional.rms_norm(x, (x.shape[-1],), module.weight, module.variance_epsilon)
+
+
+def semantic_norm(module, x):
+    return operators.rms_norm(x, module.weight, module.variance_epsilon)
+
+
+def semantic_norm_without_weight(module, x):
+    return operators.rms_norm(x, torch.ones_like(module.weight), module.variance_epsilon)
+
+
+def semantic_mlp(module, x):
+    gate = operators.linear(x, module.gate_proj.weight, module.gate_proj.bias)
+    return module.down_proj(nn.functional.silu(gate) * module.up_proj(x))
 
 
 def norm_without_weight(module, x):
@@ -81,6 +95,7 @@ def crash(module, x):
         ("LlamaMLP", no_tensor),
         ("LlamaMLP", nothing_but_nan),
         ("LlamaRMSNorm", norm_without_weight),
+        ("LlamaRMSNorm", semantic_norm_without_weight),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
@@ -98,7 +113,12 @@ def test_a_wrapper_that_raises_is_named(report):
     assert isinstance(caught.value, PluginError)
 
 
-@pytest.mark.parametrize("forwards", [{"LlamaMLP": right_mlp}, {"LlamaRMSNorm": right_norm}, {"Absent": crash}])
+@pytest.mark.parametrize(
+    "forwards",
+    [{"LlamaMLP": right_mlp}, {"LlamaRMSNorm": right_norm}, {"Absent": crash},
+     {"LlamaRMSNorm": semantic_norm, "LlamaMLP": semantic_mlp}],
+    ids=lambda forwards: " ".join(forward.__name__ for forward in forwards.values()),
+)  # fmt: skip
 def test_a_right_wrapper_is_traced(forwards):
     config = transformers_config(fields_of("llama"))
     lowered = lower_config(config, family_with(forwards))
@@ -114,6 +134,8 @@ def test_a_wrapped_norm_is_the_family_s_and_not_recorded(report):
     wrapped = trace(config, family_with({"LlamaRMSNorm": right_norm}), "fp32", full_depth=False, report=report)
     assert plain.dimensions().norms["rms"] == 7
     assert wrapped.dimensions().norms["rms"] == 0
+    semantic = trace(config, family_with({"LlamaRMSNorm": semantic_norm}), "fp32", full_depth=False, report=report)
+    assert semantic.dimensions() == plain.dimensions()
 
 
 def test_an_epsilon_is_visible_on_inputs_of_order_one():
