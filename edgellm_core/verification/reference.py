@@ -30,7 +30,7 @@ each other. On two busy cores SmolLM2-135M took 96 s of wall and 43 s of CPU on 
 
 
 def load_reference(subject: Subject) -> PreTrainedModel:
-    """Load the original with ``from_pretrained``; for bf16 its weights are rounded to bfloat16 and stay in float32.
+    """Load the original with ``from_pretrained``; for bf16 its values are rounded to bfloat16 and stay in float32.
 
     Raises:
         ReferenceLoadError: transformers refuses, or a weight is missing or has another shape.
@@ -64,12 +64,20 @@ def load_reference(subject: Subject) -> PreTrainedModel:
 
 
 def _round_to_bfloat16(model: PreTrainedModel) -> None:
+    """Round the weights, and the buffers that transformers itself makes in bfloat16, like Gemma's factor √hidden."""
     import torch
 
+    model_class: Any = type(model)
+    with torch.device("meta"), torch.no_grad():
+        twin = model_class._from_config(copy.deepcopy(model.config), dtype=torch.bfloat16)  # noqa: SLF001  # as AutoModel
+    rounded = {name for name, buffer in twin.named_buffers() if buffer.dtype == torch.bfloat16}
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.copy_(parameter.to(torch.bfloat16))
+        for name, buffer in model.named_buffers():
+            if name in rounded:
+                buffer.copy_(buffer.to(torch.bfloat16))
 
 
 @contextlib.contextmanager

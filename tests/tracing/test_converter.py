@@ -13,6 +13,7 @@ from torch import nn
 from torch.export import Dim
 
 from edgellm_core.contract import GraphDimensions
+from edgellm_core.runtime.float32_twin import raise_to_float32
 from edgellm_core.surgery.run import run_rules
 from edgellm_core.targets.onnx import OnnxTarget
 from edgellm_core.tracing.aten import TABLE
@@ -234,6 +235,31 @@ def test_an_operator_equals_torch(case):
     module, inputs = Call(target, arguments, keywords), tensors_of(arguments)
     model, _seen = convert(module, inputs)
     compare(run(model, inputs), module(*inputs))
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        (aten.mul.Tensor, (X.bfloat16(), 0.22)),
+        (aten.div.Tensor, (X.bfloat16(), 0.22)),
+        (aten.add.Tensor, (X.bfloat16(), 0.22)),
+        (aten.pow.Tensor_Scalar, (X.abs().bfloat16(), 0.22)),
+        (aten.rsub.Scalar, (X.bfloat16(), 0.22)),
+    ],
+    ids=str,
+)
+def test_a_number_that_bfloat16_can_t_hold_is_not_rounded(target, arguments):
+    module = Call(target, arguments, {})
+    model, _seen = convert(module, tensors_of(arguments))
+    raise_to_float32(model)
+    (found,) = run(model, [arguments[0].float()])
+    np.testing.assert_allclose(found, target(arguments[0].float(), 0.22).numpy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [0.5, 3.0, 2])
+def test_a_number_that_bfloat16_holds_needs_no_cast(number):
+    model, _seen = convert(Call(aten.mul.Tensor, (X.bfloat16(), number), {}), (X.bfloat16(),))
+    assert [node.op_type for node in model.graph.node] == ["Mul", "Identity"]
 
 
 BATCH, SEQ = Dim("batch", min=1, max=64), Dim("seq", min=1, max=512)
