@@ -142,8 +142,15 @@ def classify_rotation(call: _Call) -> Rotation | None:
             result = _run_on(call, x, layout, angles)
             found = None if result is None else _match(x, result, layout, angles)
             if found is not None:
-                return found
+                return found if _keeps_type(call, x, layout, angles) else None
     return None
+
+
+def _keeps_type(call: _Call, x: torch.Tensor, layout: TableLayout, angles: torch.Tensor) -> bool:
+    """Say whether a function gives back the element type that it rotates, also where its tables have a wider one."""
+    rotated: torch.dtype = call.arguments[call.rotated[0]].dtype
+    result = _run_on(call, x.to(rotated), layout, angles.to(call.arguments["cos"].dtype))
+    return result is not None and result.dtype == rotated
 
 
 def _run_on(call: _Call, x: torch.Tensor, layout: TableLayout, angles: torch.Tensor) -> torch.Tensor | None:
@@ -178,7 +185,12 @@ def _match(x: torch.Tensor, result: torch.Tensor, layout: TableLayout, angles: t
 
 
 def _record(call: _Call, rotation: Rotation) -> Any:
-    cos, sin = rotation.angles(call.arguments["cos"]), rotation.angles(call.arguments["sin"])
+    """Record one operator for each rotated tensor; tables of a wider type are rounded once, for all layers.
+
+    Most models round them themselves. Some (OLMo 2) rotate in float32 and round what comes out.
+    """
+    rotated: torch.dtype = call.arguments[call.rotated[0]].dtype
+    cos, sin = (rotation.angles(call.arguments[name]).to(rotated) for name in ("cos", "sin"))
     outputs = []
     for name in call.rotated:
         given = call.arguments[name]
@@ -211,7 +223,8 @@ class _RotaryWrapper:
         call = _read_call(self._name, self._function, args, kwargs)
         if call is None:
             return self._function(*args, **kwargs)
-        form = (call.rotated, call.head_dim, call.table_width, call.heads_axis, repr(call.others()))
+        types = (call.arguments[call.rotated[0]].dtype, call.arguments["cos"].dtype)
+        form = (call.rotated, call.head_dim, call.table_width, call.heads_axis, types, repr(call.others()))
         if form not in self._known:
             self._known[form] = classify_rotation(call)
         rotation = self._known[form]

@@ -22,7 +22,7 @@ from edgellm_core.testing.lowering import (
 )
 from edgellm_core.tracing.graph_import import import_graph
 
-DECODERS = ["llama", "qwen2", "gemma2", "gpt2"]
+DECODERS = ["llama", "qwen2", "gemma2", "gpt2", "olmo2"]
 
 
 @pytest.fixture(scope="module", params=DECODERS)

@@ -127,6 +127,19 @@ def test_another_tensor_is_not_probed_away():
     assert classify(masked, keep=torch.ones(1)) is None
 
 
+def rounded_back(q, k, cos, sin, unsqueeze_dim=1):
+    """OLMo 2 turns float16 by float32 tables."""
+    return tuple(turned.to(q.dtype) for turned in neox(q, k, cos, sin, unsqueeze_dim))
+
+
+@pytest.mark.parametrize(("function", "recognised"), [(rounded_back, True), (neox, False)])
+def test_a_rotation_gives_back_the_type_that_it_rotates(function, recognised):
+    q = torch.zeros(2, 3, 5, HEAD, dtype=torch.float16)
+    table = torch.zeros(2, 5, HEAD)
+    call = _read_call("apply_rotary_pos_emb", function, (q, q, table, table), {})
+    assert (classify_rotation(call) is not None) == recognised
+
+
 @pytest.mark.parametrize("width", [HEAD + 2, 5])
 def test_tables_that_do_not_fit_are_no_rotation(width):
     assert classify(neox, width) is None
