@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def release_memory() -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgellm_core.bundle.manifest import VerificationRecord
+from edgellm_core.memory import release_memory
 from edgellm_core.settings import LARGEST_FP16
 from edgellm_core.tracing.template import LayerNaming
-from edgellm_core.memory import release_memory
 from edgellm_core.verification.activation_range import watched_range
 from edgellm_core.verification.bisect import find_culprit, part_name
 from edgellm_core.verification.cases import DECODE_STEPS, plan_cases, spread_case

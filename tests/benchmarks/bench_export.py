@@ -122,7 +122,7 @@ class Bench:
             [name, f"{run.seconds:.2f}", f"{run.seconds / base.seconds:.3f}", f"{run.cpu_seconds:.1f}",
              f"{run.peak_mb:.0f}", f"{run.peak_mb / base.peak_mb:.2f}"] for name, run in middle.items()
         ]  # fmt: skip
-        self.say("Beside TensorRT-Edge-LLM", "SmolLM2-135M, float16 checkpoint to ONNX; medians of three, taken in turn."
+        self.say("Beside TensorRT-Edge-LLM", "SmolLM2-135M, float16 checkpoint to ONNX; medians of three, in turn."
                  " Bounds: 0.25 of its time and 0.55 of its memory; 0.08 of its time with the trace cached.",
                  ["command", "seconds", "ratio", "CPU s", "peak RSS, MB", "ratio"], rows)  # fmt: skip
 
