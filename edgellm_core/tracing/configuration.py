@@ -90,7 +90,7 @@ def load_config(
     if known is None or known not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         reason = "the installed transformers " + ("does not know it" if known is None else NO_CAUSAL_LM)
         raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, nearest(config))
-    fields = {key: value for key, value in config.items() if key not in HANDLED_ELSEWHERE}
+    fields = {key: _special_floats(value) for key, value in config.items() if key not in HANDLED_ELSEWHERE}
     try:
         loaded = CONFIG_MAPPING[known].from_dict(fields)
     except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
@@ -118,7 +118,7 @@ def refuse_unread_keys(config: Mapping[str, Any], loaded: PreTrainedConfig, fami
     if hasattr(loaded, "rope_parameters"):
         known |= LEGACY_ROPE_KEYS
     stated = [key for key, value in config.items() if key not in known and value not in (None, False, "", [], {})]
-    unread = [key for key in stated if not is_read(key, type(loaded))]
+    unread = [key for key in stated if not is_read(key, type(loaded)) and not is_derived(key, config, type(loaded))]
     if unread:
         raise UnreadConfigKeysError(unread, family.name)
 
@@ -129,6 +129,23 @@ def declared_keys(config_class: type[PreTrainedConfig]) -> set[str]:
     if dataclasses.is_dataclass(config_class):
         names |= {field.name for field in dataclasses.fields(config_class)}
     return names | set(inspect.signature(config_class.__init__).parameters)
+
+
+def is_derived(key: str, config: Mapping[str, Any], config_class: type[PreTrainedConfig]) -> bool:
+    """Return whether the config class computes a key's value from the others, so that stating it changes nothing."""
+    others = {name: value for name, value in config.items() if name != key and name not in HANDLED_ELSEWHERE}
+    try:
+        without: Any = config_class.from_dict({name: _special_floats(value) for name, value in others.items()})
+    except (TypeError, ValueError, KeyError, AttributeError):  # the class can't do without the key
+        return False
+    return bool(getattr(without, key, None) == config[key])
+
+
+def _special_floats(value: Any) -> Any:
+    """Return a value of config.json with ``{"__float__": "Infinity"}`` as the number (transformers' spelling)."""
+    if isinstance(value, dict):
+        return float(value["__float__"]) if set(value) == {"__float__"} else value
+    return [_special_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def is_read(key: str, config_class: type[PreTrainedConfig]) -> bool:

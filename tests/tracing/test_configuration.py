@@ -139,3 +139,20 @@ def test_any_unknown_key_with_a_value_is_refused(tmp_path_factory, key, value):
     assert key not in declared_keys(LlamaConfig) | METADATA_KEYS | GENERATION_KEYS | LEGACY_ROPE_KEYS
     with pytest.raises(UnreadConfigKeysError, match=f"'{key}'"):
         load_config(tmp_path_factory.getbasetemp(), {**LLAMA, key: value}, GenericFamily())
+
+
+DERIVED = {
+    "model_type": "axk1", "architectures": ["AXK1ForCausalLM"], "qk_nope_head_dim": 12, "qk_rope_head_dim": 8,
+    "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2,
+}  # fmt: skip
+
+
+def test_a_key_that_the_class_computes_may_be_stated(tmp_path):
+    assert load_config(tmp_path, {**DERIVED, "qk_head_dim": 20}, GenericFamily()).qk_head_dim == 20
+    with pytest.raises(UnreadConfigKeysError, match="'qk_head_dim'"):
+        load_config(tmp_path, {**DERIVED, "qk_head_dim": 24}, GenericFamily())
+
+
+def test_infinity_is_read_as_transformers_writes_it(tmp_path):
+    config = {"model_type": "bamba", "time_step_limit": [0.0, {"__float__": "Infinity"}]}
+    assert load_config(tmp_path, config, GenericFamily()).time_step_limit[1] == float("inf")
