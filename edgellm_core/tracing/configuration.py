@@ -21,10 +21,10 @@ METADATA_KEYS: Final = frozenset(
     {
         "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
         "auto_map", "bos_token_id", "classifier_dropout", "custom_pipelines", "decoder_start_token_id", "dtype",
-        "eos_token_id", "id2label", "initializer_range", "label2id", "license", "model_type", "output_attentions",
-        "output_hidden_states", "pad_token_id", "sep_token_id", "task_specific_params", "tokenizer_class",
-        "torch_dtype", "transformers_version", "transformers.js_config", "unk_token_id", "unsloth_fixed",
-        "unsloth_version", "use_cache",
+        "eos_token_id", "id2label", "initializer_range", "label2id", "license", "model_max_length", "model_type",
+        "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "sep_token_id",
+        "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "transformers.js_config",
+        "unk_token_id", "unsloth_fixed", "unsloth_version", "use_cache",
     }
 )  # fmt: skip
 """Keys of config.json that describe the checkpoint or its training and never the forward pass."""
@@ -34,14 +34,14 @@ HANDLED_ELSEWHERE: Final = frozenset({"model_type", "quantization_config"})
 
 GENERATION_KEYS: Final = frozenset(
     {
-        "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
-        "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
-        "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
-        "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "prefix", "remove_invalid_values",
-        "repetition_penalty", "return_dict", "return_dict_in_generate", "suppress_tokens", "temperature",
-        "tf_legacy_loss", "top_k", "top_p", "typical_p", "problem_type", "finetuning_task", "pruned_heads",
-        "add_cross_attention", "chunk_size_feed_forward", "cross_attention_hidden_size", "is_encoder_decoder",
-        "tie_encoder_decoder", "torchscript", "use_bfloat16",
+        "bad_words_ids", "begin_suppress_tokens", "cache_implementation", "diversity_penalty", "do_sample",
+        "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
+        "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups",
+        "num_beams", "num_return_sequences", "output_scores", "prefix", "remove_invalid_values", "repetition_penalty",
+        "return_dict", "return_dict_in_generate", "suppress_tokens", "temperature", "tf_legacy_loss", "top_k", "top_p",
+        "typical_p", "problem_type", "finetuning_task", "pruned_heads", "add_cross_attention",
+        "chunk_size_feed_forward", "cross_attention_hidden_size", "is_encoder_decoder", "tie_encoder_decoder",
+        "torchscript", "use_bfloat16",
     }
 )  # fmt: skip
 """Generation and bookkeeping keys that transformers 4 wrote into every config.json."""

@@ -50,6 +50,7 @@ def test_a_key_that_switches_nothing_on_is_let_through(value, tmp_path):
         {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "repetition_penalty": 1.05},
         {"rope_theta": 1e5},
         {"is_llama_config": True},
+        {"cache_implementation": "hybrid", "pretraining_tp": 2, "model_max_length": 131072},
         {"quantization_config": {"quant_method": "awq"}},
     ],
     ids=lambda value: next(iter(value)),
