@@ -50,7 +50,7 @@ def decoder():
 
 @pytest.fixture(scope="session")
 def template():
-    """Return a function from the name of a decoder to the template of six of its layers, in float16."""
+    """Return a function from the name of a decoder to the template of some of its layers, in float16."""
     from decoders import deep, family_of
 
     from edgellm_core.events import Reporter

@@ -7,6 +7,9 @@ from edgellm_core.host import PluginHost
 HOST = PluginHost.load(environ={})
 FAMILIES = [name for name in HOST.family_names() if name != "generic"]
 
+CORE = ["llama", "qwen2", "qwen3"]
+"""Families for what one or two decoders show as well as all of them."""
+
 COMMON = {
     "vocab_size": 131, "hidden_size": 96, "intermediate_size": 112, "num_hidden_layers": 4,
     "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20, "max_position_embeddings": 64,
@@ -30,25 +33,35 @@ GENERIC = {
     "gpt2": {"vocab_size": 131, "n_layer": 3, "n_head": 6, "n_embd": 96, "n_positions": 64, "n_inner": 112,
              "bos_token_id": 1, "eos_token_id": 2},
 }  # fmt: skip
-"""Windows with and without softcap, norms after the blocks, fused and scaled projections, biases, learned positions."""
+"""Decoders for the family that changes nothing: windows with and without softcap, norms after the blocks, fused and
+scaled projections, biases, learned positions."""
+
+
+GENERIC_NAMES = [f"generic {model_type}" for model_type in GENERIC]
+"""Their names, which no family has."""
 
 
 def fields_of(name):
     """Return a config.json: a family's tiny config, or one of the generic ones."""
-    if name in GENERIC:
-        return {"model_type": name, **GENERIC[name]}
-    return dict(HOST.select({}, forced=name).family.tiny_config())
+    if name in FAMILIES:
+        return dict(HOST.select({}, forced=name).family.tiny_config())
+    model_type = name.removeprefix("generic ")
+    return {"model_type": model_type, **GENERIC[model_type]}
 
 
 def family_of(name):
-    """Return the family that handles the config of this name."""
-    return HOST.select(fields_of(name)).family
+    """Return the family of this name, or else the generic one."""
+    return HOST.select({}, forced=name if name in FAMILIES else "generic").family
 
 
-def deep(name, depth=6):
-    """Return the family's tiny config with more layers, their types in the same pattern."""
+def deep(name):
+    """Return the decoder's tiny config with six layers; lists of one entry per layer go on in their pattern."""
     fields = fields_of(name)
     layers = fields["num_hidden_layers"]
-    if "layer_types" in fields:
-        fields["layer_types"] = (fields["layer_types"] * depth)[:depth]
-    return {**fields, "num_hidden_layers": max(depth, layers)}
+    depth = max(6, layers)
+    longer = {
+        key: (value * depth)[:depth]
+        for key, value in fields.items()
+        if isinstance(value, list) and len(value) == layers and key != "architectures"
+    }
+    return {**fields, **longer, "num_hidden_layers": depth}

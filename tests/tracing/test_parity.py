@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from decoders import FAMILIES, GENERIC
+from decoders import CORE, FAMILIES, GENERIC_NAMES
 from onnx import TensorProto
 
 from edgellm_core.testing.lowering import padded_tokens, relative_error, run_session, run_transformers
 
 LARGEST_ERROR = 2e-5
-DECODERS = [*FAMILIES, *GENERIC]
+DECODERS = [*FAMILIES, *GENERIC_NAMES]
 RUNS = {
     "prefill": ([0], [11]),
     "one token": ([0], [1]),
@@ -108,7 +108,7 @@ def test_hidden_states_are_those_of_transformers(decoder, name):
         assert np.abs(ours - theirs.numpy()).max() <= LARGEST_ERROR * float(theirs.abs().max())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CORE)
 def test_float16_stays_close(decoder, name):
     """float16 has 11 bits: 2e-2 of the largest logit is the gate's own tolerance."""
     from decoders import family_of

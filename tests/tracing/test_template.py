@@ -8,7 +8,7 @@ import sys
 
 import onnx
 import pytest
-from decoders import FAMILIES, deep
+from decoders import CORE, deep
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ def stored(tmp_path_factory, template):
     return make
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CORE)
 def test_a_saved_template_is_the_same_after_loading(stored, name):
     template, folder = stored(name)
     loaded = Template.load(folder)
@@ -62,7 +62,7 @@ print(len(graph.nodes), sorted({{"torch", "transformers", "onnxruntime", "onnxsc
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CORE)
 def test_parameters_are_those_of_transformers(stored, name):
     import torch
     from transformers import AutoModelForCausalLM
