@@ -9,9 +9,9 @@ import sys
 import pytest
 
 PROGRAM = """
-import json, resource, sys
+import json
 from transformers import LlamaConfig
-from edgellm_core.events import Reporter
+from edgellm_core.events import Reporter, peak_rss_mib
 from edgellm_core.generic import GenericFamily
 from edgellm_core.tracing.trace import trace
 config = LlamaConfig(
@@ -28,7 +28,7 @@ for spec in parameters:
     count += size
 print(json.dumps({
     "parameters": count,
-    "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "mib": peak_rss_mib(),  # ru_maxrss of a child starts at the size of its parent
     "bytes": template.model.ByteSize(),
 }))
 """
