@@ -93,6 +93,19 @@ def cast(c: Converter, node: fx.Node, x: fx.Node, *_args: Any, **_kwargs: Any) -
     return c.value(x, element_type(node))
 
 
+@TABLE.converts("copy.default")
+def copy(c: Converter, node: fx.Node, x: fx.Node, source: fx.Node) -> Any:
+    """The source's values in the shape and type of what they are copied over."""
+    value = c.value(source, element_type(node))
+    shape = list(x.meta["val"].shape)
+    if list(source.meta["val"].shape) == shape:
+        return value
+    if not all(isinstance(dim, int) for dim in shape):
+        msg = f"{node.target} into a dynamic shape"
+        raise UnsupportedOperatorError(msg)
+    return c.emit("Expand", [value, c.shape(shape)])
+
+
 @TABLE.converts("ne.Tensor", "ne.Scalar")
 def not_equal(c: Converter, node: fx.Node, x: Any, y: Any) -> Any:
     """``x != y`` as Not(Equal)."""

@@ -17,6 +17,7 @@ import torch
 from onnx import helper
 from torch import fx
 
+from edgellm_core.tracing.in_place import functional_name, is_in_place, names_of_changed, obstacle
 from edgellm_core.tracing.operators import DOMAIN
 
 OPSET: Final = 23
@@ -159,17 +160,30 @@ class Converter:
             inputs = [self.value(argument, torch.int64) for argument in node.args]
             self.values[node] = self.emit(_SCALAR_OPERATORS[target], inputs)
         else:
-            from edgellm_core.tracing.aten import TABLE
-
-            conversion = TABLE.get(str(target))
-            if conversion is None:
-                raise UnsupportedOperatorError(str(target))
+            conversion = _conversion_of(node)
             try:
                 inspect.signature(conversion).bind(self, node, *node.args, **node.kwargs)
             except TypeError as error:
                 msg = f"{target} with the arguments {[*node.args[1:], *node.kwargs]}"
                 raise UnsupportedOperatorError(msg) from error
             self.values[node] = conversion(self, node, *node.args, **node.kwargs)
+            if is_in_place(node):
+                self.values.update(dict.fromkeys(names_of_changed(node), self.values[node]))
+
+
+def _conversion_of(node: fx.Node) -> Conversion:
+    from edgellm_core.tracing.aten import TABLE
+
+    name = str(node.target)
+    if name not in TABLE and is_in_place(node):
+        reason = obstacle(node)
+        if reason is not None:
+            msg = f"{name} {reason}"
+            raise UnsupportedOperatorError(msg)
+        name = functional_name(node)
+    if name not in TABLE:
+        raise UnsupportedOperatorError(str(node.target))
+    return TABLE[name]
 
 
 Conversion = Callable[..., Any]

@@ -78,6 +78,7 @@ CASES = [
     *[(getattr(aten, name).default, (B, I)) for name in ("logical_and", "logical_or")],
     (aten.where.self, (B, X, Y)), (aten.where.self, (B, I, Y)), (aten.where.ScalarOther, (B, X, 2.0)),
     (aten.where.ScalarSelf, (B, 2.0, X)), (aten.where.Scalar, (B, 2.0, 3.0)),
+    (aten.copy.default, (X, Y)), (aten.copy.default, (X, rand(4))), (aten.copy.default, (HALF, Y)),
     (aten.masked_fill.Scalar, (X, B, -1e4)), (aten.masked_fill.Tensor, (X, B, torch.tensor(3.0))),
     # what changes nothing, or only the type
     (aten.contiguous.default, (X,)), (aten.clone.default, (X,)), (aten.alias.default, (X,)),
@@ -262,6 +263,14 @@ def test_a_number_that_bfloat16_holds_needs_no_cast(number):
     assert [node.op_type for node in model.graph.node] == ["Mul", "Identity"]
 
 
+def divided_in_place(x):
+    y = x * 2
+    z = y + 1
+    y /= y.sum(-1, keepdim=True)
+    y.clamp_(min=-0.5, max=0.5)
+    return y + z
+
+
 BATCH, SEQ = Dim("batch", min=1, max=64), Dim("seq", min=1, max=512)
 DYNAMIC = {
     "view that splits heads": lambda x: x.view(x.shape[0], x.shape[1], 2, 4).transpose(1, 2),
@@ -289,6 +298,7 @@ DYNAMIC = {
     "elements by tensors": lambda x: x[torch.arange(x.shape[0])[:, None], torch.arange(x.shape[1])[None] - 1],
     "repeated": lambda x: x[:, :1].repeat(1, x.shape[1], 1),
     "repeated in a row": lambda x: x.repeat_interleave(2, dim=-1) + x.repeat_interleave(2, dim=-1),
+    "a value divided in place": divided_in_place,
     "list index": lambda x: x * torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8]),
 }
 
@@ -330,7 +340,7 @@ UNSUPPORTED = {
     "indices of later axes": (lambda x: x[:, torch.tensor([0]), torch.tensor([1])], "axes that are not the first"),
     "repeated in a row, flat": (lambda x: x.repeat_interleave(2), "aten.repeat_interleave.self_int of computed sizes"),
     "complex numbers": (lambda x: torch.view_as_complex(x.reshape(-1, 2)).abs(), "aten.view_as_complex.default"),
-    "in place": (lambda x: x.clone().add_(1), "aten.add_.Tensor"),
+    "in place": (lambda x: x.clone().view(-1).add_(1), "aten.add_.Tensor on a value that shares memory"),
     "small integers": (lambda x: x.to(torch.int8).float(), "element type torch.int8"),
 }  # fmt: skip
 
