@@ -183,4 +183,11 @@ class TinyModel:
 
         directory, family = self.checkpoint.directory, self.selection.family
         config = load_config(directory, self.checkpoint.config, family, self.host.nearest)
-        return trace(config, family, self.precision, full_depth=full_depth, report=self.report)
+        return trace(
+            config,
+            family,
+            self.precision,
+            full_depth=full_depth,
+            report=self.report,
+            tensor_names=self.checkpoint.tensors,
+        )
