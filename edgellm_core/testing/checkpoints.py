@@ -98,14 +98,18 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    embeddings = {
+        id(module.weight): float(getattr(module, "embed_scale", 1.0))  # transformers' name for a factor on the result
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding)
+    }
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() <= 1 or "norm" in name:
                 parameter.add_(noise * 0.2)
             elif id(parameter) in embeddings:
-                parameter.copy_(noise)
+                parameter.copy_(noise / embeddings[id(parameter)])
             else:
                 parameter.copy_(noise * (1.3 / max(parameter.shape[-1], parameter.shape[-2]) ** 0.5))
 
