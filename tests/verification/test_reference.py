@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgellm_core.host import PluginHost
 from edgellm_core.verification.reference import _round_to_bfloat16
 
 
 def test_weights_and_buffers_are_those_that_transformers_loads_in_bfloat16(tmp_path):
-    fields = dict(PluginHost.load(environ={}).select({}, forced="gemma").family.tiny_config())
-    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
+    config = AutoConfig.for_model(
+        "gemma", vocab_size=131, hidden_size=96, intermediate_size=112, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    made = AutoModelForCausalLM.from_config(config)
     made.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     _round_to_bfloat16(made)
