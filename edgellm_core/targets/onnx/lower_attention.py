@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from edgellm_core.surgery.rule import Editor, Expected, NearMiss, Rule, semantic
+from edgellm_core.targets.onnx.capped_attention import write_capped_attention
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -115,7 +116,8 @@ def _allowed(node: gs.Node, edit: Editor, keys: gs.Tensor, queries: gs.Tensor) -
 class AttentionToAttention(Rule):
     """``edgellm::Attention(q, k, v, mask[, sinks])`` → ``Attention(q, k, v, mask)`` (opset 23, one output).
 
-    Sinks become one more key and value of zeros, whose additive mask is the head's sink logit.
+    Sinks become one more key and value of zeros, whose additive mask is the head's sink logit. With softcap it is
+    written in plain operators: TensorRT's parser refuses the attribute.
     """
 
     def expected(self, dimensions: GraphDimensions) -> Expected:
@@ -132,14 +134,12 @@ class AttentionToAttention(Rule):
         return True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        """Write the standard operator."""
-        attributes = {"scale": float(node.attrs["scale"])}
+        """Write the standard operator, or several."""
+        inputs = _with_sinks(node, edit) if len(node.inputs) > 4 else list(node.inputs[:4])
         if node.attrs["softcap"]:
-            attributes["softcap"] = float(node.attrs["softcap"])
-        inputs = list(node.inputs[:4])
-        if len(node.inputs) > 4:
-            inputs = _with_sinks(node, edit)
-        edit.node("Attention", inputs, node.outputs[0], name=node.name, **attributes)
+            write_capped_attention(node, inputs, edit)
+        else:
+            edit.node("Attention", inputs, node.outputs[0], name=node.name, scale=float(node.attrs["scale"]))
 
 
 def _with_sinks(node: gs.Node, edit: Editor) -> list[gs.Tensor]:
