@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
 
 if TYPE_CHECKING:
@@ -13,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class RotaryToRotaryEmbedding(Rule):
-    """``edgellm::Rotary(x, cos, sin)`` → ``RotaryEmbedding(x, cos, sin)`` (opset 23)."""
+    """``edgellm::Rotary(x, cos, sin)`` → ``RotaryEmbedding(x, cos, sin)`` (opset 23).
+
+    Neighbouring channels are gathered into halves first and put back after it: TensorRT-RTX 1.7.1 takes a graph with
+    one interleaved RotaryEmbedding, but fails on those of a decoder (``MyelinCheckException: ssa.cpp:698``).
+    """
 
     def expected(self, dimensions: GraphDimensions) -> Expected:
         """One for every query and key that the model rotated."""
@@ -26,10 +32,14 @@ class RotaryToRotaryEmbedding(Rule):
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the standard operator; ``rotary_embedding_dim`` 0 means all channels."""
-        x = node.inputs[0]
-        rotary_dim = int(node.attrs["rotary_dim"])
-        partial = x.shape is None or x.shape[-1] != rotary_dim
-        attributes: dict[str, Any] = {"rotary_embedding_dim": rotary_dim} if partial else {}
-        if node.attrs["interleaved"]:
-            attributes["interleaved"] = 1
-        edit.node("RotaryEmbedding", node.inputs, node.outputs[0], name=node.name, **attributes)
+        x, cos, sin = node.inputs
+        rotary_dim, head_dim = int(node.attrs["rotary_dim"]), int(x.shape[-1])
+        attributes: dict[str, Any] = {"rotary_embedding_dim": rotary_dim} if rotary_dim != head_dim else {}
+        if not node.attrs["interleaved"]:
+            edit.node("RotaryEmbedding", node.inputs, node.outputs[0], name=node.name, **attributes)
+            return
+        halves = [*range(0, rotary_dim, 2), *range(1, rotary_dim, 2), *range(rotary_dim, head_dim)]
+        name, order, back = node.name, edit.constant(halves), edit.constant(np.argsort(halves))
+        regrouped = edit.node("Gather", [x, order], f"{name}.halves", name=f"{name}/halves", like=x, axis=3)
+        turned = edit.node("RotaryEmbedding", [regrouped, cos, sin], f"{name}.turned", name=name, like=x, **attributes)
+        edit.node("Gather", [turned, back], node.outputs[0], name=f"{name}/back", axis=3)
