@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm_core.hookspecs import hookimpl
 from edgellm_plugins.llama.family import LlamaFamily
+
+from edgellm_core.hookspecs import hookimpl
 
 
 @hookimpl

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm_core.hookspecs import hookimpl
 from edgellm_plugins.qwen2.family import Qwen2Family
+
+from edgellm_core.hookspecs import hookimpl
 
 
 @hookimpl
