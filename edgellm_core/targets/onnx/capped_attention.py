@@ -42,13 +42,15 @@ def write_capped_attention(node: gs.Node, inputs: Sequence[gs.Tensor], edit: Edi
     def number(value: float) -> gs.Tensor:
         return edit.constant(value, np.float32)
 
+    def in_float32(value: gs.Tensor, label: str) -> gs.Tensor:
+        return value if value.dtype == np.float32 else write("Cast", [value], label, to=onnx.TensorProto.FLOAT)
+
     shape = edit.constant([0, groups, heads // groups, -1, width])
     grouped = write("Reshape", [query, shape], "grouped", like=query)
     turned = write("Transpose", [key], "turned", like=key, perm=[0, 1, 3, 2])
     shared = write("Unsqueeze", [turned, edit.constant([2])], "group_key", like=key)
     product = write("MatMul", [grouped, shared], "product", like=query)
-    scores = write("Cast", [product], "scores", to=onnx.TensorProto.FLOAT)
-    scaled = write("Mul", [scores, number(float(node.attrs["scale"]) / cap)], "scaled")
+    scaled = write("Mul", [in_float32(product, "scores"), number(float(node.attrs["scale"]) / cap)], "scaled")
     capped = write("Mul", [write("Tanh", [scaled], "tanh"), number(cap)], "capped")
     if len(inputs) > 3 and not inputs[3].is_empty():
         mask = inputs[3]
@@ -56,10 +58,10 @@ def write_capped_attention(node: gs.Node, inputs: Sequence[gs.Tensor], edit: Edi
         if mask.dtype is None or np.dtype(mask.dtype) == np.bool_:
             capped = write("Where", [spread, capped, number(LOWEST)], "masked")
         else:
-            added = write("Cast", [spread], "added", to=onnx.TensorProto.FLOAT)
-            capped = write("Add", [capped, added], "masked")
+            capped = write("Add", [capped, in_float32(spread, "added")], "masked")
     weights = write("Softmax", [capped], "softmax", axis=-1)
-    weights = write("CastLike", [weights, value], "weights", like=value)
+    if value.dtype != np.float32:
+        weights = write("CastLike", [weights, value], "weights", like=value)
     values = write("Unsqueeze", [value, edit.constant([2])], "group_value", like=value)
     mixed = write("MatMul", [weights, values], "mixed", like=value)
     shape = edit.constant([0, heads, -1, value_width])
