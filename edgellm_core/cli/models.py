@@ -30,10 +30,11 @@ def list_models(*, as_json: bool) -> None:
         click.echo(json.dumps([_entry_json(name, entry) for name, entry in entries.items()], indent=2))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("name", "family", "hub", "verified", "untested", box=None, pad_edge=False)
+    found = Column("name", no_wrap=True)  # so that it can be found and copied
+    table = Table(found, "family", "hub", "verified", "untested", box=None, pad_edge=False)
     for name, entry in entries.items():
         cells = (name, entry.family, entry.hub, _precisions(entry, "verified"), _precisions(entry, "untested"))
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))
