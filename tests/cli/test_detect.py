@@ -34,7 +34,7 @@ main()
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    for model_type in ("llama", "qwen3", "phi3"):
+    for model_type in ("llama", "qwen3", "arcee"):
         write_tiny_checkpoint(folder / model_type, {"model_type": model_type, "pad_token_id": 0, **CONFIG})
     return folder
 
@@ -110,11 +110,11 @@ def test_real_gguf_of_the_registry():
 
 
 def test_unclaimed_model_names_the_nearest_families_and_the_option(checkpoints):
-    directory = checkpoints / "phi3"
+    directory = checkpoints / "arcee"
     config = json.loads((directory / "config.json").read_text())
     result = run(directory)
     assert "family       generic" in result.output
-    assert "'Phi3ForCausalLM', 'phi3'" in result.output
+    assert "'ArceeForCausalLM', 'arcee'" in result.output
     (directory / "config.json").write_text(
         json.dumps({**config, "model_type": "qwen9", "architectures": ["Qwen9ForCausalLM"]})
     )
@@ -148,12 +148,12 @@ def test_plugin_from_a_path(checkpoints, tmp_path):
 
 
 def test_what_will_not_work_is_listed(checkpoints):
-    config = json.loads((checkpoints / "phi3" / "config.json").read_text())
-    (checkpoints / "phi3" / "config.json").write_text(
+    config = json.loads((checkpoints / "arcee" / "config.json").read_text())
+    (checkpoints / "arcee" / "config.json").write_text(
         json.dumps({**config, "quantization_config": {"quant_method": "awq"}})
     )
-    result = run(checkpoints / "phi3")
-    (checkpoints / "phi3" / "config.json").write_text(json.dumps(config))
+    result = run(checkpoints / "arcee")
+    (checkpoints / "arcee" / "config.json").write_text(json.dumps(config))
     assert result.exit_code == 0
     assert "Will not work:\n  - Its weights are already quantized (awq)" in result.output
 
