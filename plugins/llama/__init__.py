@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from edgellm_plugins.llama.family import LlamaFamily
-
 from edgellm_core.hookspecs import hookimpl
+from edgellm_plugins.llama.family import LlamaFamily
 
 
 @hookimpl

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from edgellm_plugins.qwen2.family import Qwen2Family
-
 from edgellm_core.hookspecs import hookimpl
+from edgellm_plugins.qwen2.family import Qwen2Family
 
 
 @hookimpl

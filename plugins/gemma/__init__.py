@@ -1,0 +1,12 @@
+"""Plugin of the Gemma family."""
+
+from __future__ import annotations
+
+from edgellm_core.hookspecs import hookimpl
+from edgellm_plugins.gemma.family import GemmaFamily
+
+
+@hookimpl
+def edgellm_register_families() -> list[type[GemmaFamily]]:
+    """Register the family."""
+    return [GemmaFamily]

@@ -1,0 +1,31 @@
+"""Gemma 3 without a vision tower: 270M and 1B."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from edgellm_core.contract import ModelFamily
+
+
+class Gemma3TextFamily(ModelFamily):
+    """Gemma 2's decoder with norms on q and k instead of softcaps, and a RoPE for each kind of layer."""
+
+    name: ClassVar[str] = "gemma3_text"
+    model_types: ClassVar[tuple[str, ...]] = ("gemma3_text",)
+    architectures: ClassVar[tuple[str, ...]] = ("Gemma3ForCausalLM",)
+    # transformers 4.5x saved it beside layer_types, which decide.
+    harmless_config_keys: ClassVar[tuple[str, ...]] = ("_sliding_window_pattern",)
+
+    def tiny_config(self) -> dict[str, Any]:
+        """Return odd sizes; windowed and full layers turn differently, the window is shorter than any prompt."""
+        return {
+            "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"],
+            "vocab_size": 131, "hidden_size": 96, "intermediate_size": 112, "num_hidden_layers": 4,
+            "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24, "max_position_embeddings": 64,
+            "sliding_window": 5, "query_pre_attn_scalar": 8, "tie_word_embeddings": True,
+            "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            },
+        }  # fmt: skip

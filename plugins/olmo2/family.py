@@ -1,0 +1,25 @@
+"""OLMo 2."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from edgellm_core.contract import ModelFamily
+
+
+class Olmo2Family(ModelFamily):
+    """Llama's decoder with norms after the blocks instead of before them, and on all of q and k."""
+
+    name: ClassVar[str] = "olmo2"
+    model_types: ClassVar[tuple[str, ...]] = ("olmo2",)
+    architectures: ClassVar[tuple[str, ...]] = ("Olmo2ForCausalLM",)
+
+    def tiny_config(self) -> dict[str, Any]:
+        """Return odd sizes."""
+        return {
+            "model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"],
+            "vocab_size": 131, "hidden_size": 96, "intermediate_size": 112, "num_hidden_layers": 3,
+            "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 64,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+        }  # fmt: skip

@@ -1,0 +1,12 @@
+"""Plugin of the Phi family."""
+
+from __future__ import annotations
+
+from edgellm_core.hookspecs import hookimpl
+from edgellm_plugins.phi.family import PhiFamily
+
+
+@hookimpl
+def edgellm_register_families() -> list[type[PhiFamily]]:
+    """Register the family."""
+    return [PhiFamily]

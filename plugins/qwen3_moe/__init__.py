@@ -1,0 +1,12 @@
+"""Plugin of the Qwen3Moe family."""
+
+from __future__ import annotations
+
+from edgellm_core.hookspecs import hookimpl
+from edgellm_plugins.qwen3_moe.family import Qwen3MoeFamily
+
+
+@hookimpl
+def edgellm_register_families() -> list[type[Qwen3MoeFamily]]:
+    """Register the family."""
+    return [Qwen3MoeFamily]
