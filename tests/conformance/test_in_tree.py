@@ -17,7 +17,16 @@ FAMILIES = [
     family for record in PluginHost.load(environ={}).records if record.origin == "in-tree" for family in record.families
 ]
 PACKS = {"edgellm-acme": "acme"}
-KINDS = {"dense": "llama", "window": "qwen2", "norm on heads": "qwen3"}
+KINDS = {
+    "dense": "llama",
+    "window": "qwen2",
+    "norm on heads": "qwen3",
+    "parallel block": "cohere",
+    "capped attention": "gemma2",
+    "RoPE by length": "phi3",
+    "experts": "qwen2_moe",
+    "sinks and experts with biases": "gpt_oss",
+}
 """Kind of decoder → the family whose engine is built for it in continuous integration."""
 
 
