@@ -36,11 +36,13 @@ def parameter_sources(model: PreTrainedModel, tensor_names: Iterable[str]) -> di
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+    state: dict[str, Any] = model.state_dict()
+    if all(name in state for name in tensor_names):
+        return {}
     transforms: list[Any] = get_model_conversion_mapping(model)
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    state: dict[str, Any] = model.state_dict()
     found: dict[str, list[tuple[str, str | None]]] = {}
     for name in tensor_names:
         target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)

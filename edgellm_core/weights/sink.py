@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DEPTH: Final = 4
 """Chunks in flight; enough to keep both threads busy (2 cores), and a small part of the memory budget."""
 
+WRITEBACK_BYTES: Final = 64 * 1024 * 1024
+"""The kernel is asked to start writing to disk after so many bytes, so that little is dirty when the file is synced."""
+
 
 class DigestedFile:
     """Writes chunks in order; the file disappears again if the body of the ``with`` statement fails.
@@ -40,6 +43,8 @@ class DigestedFile:
         self._hasher = ThreadPoolExecutor(1, "edgellm-hash")
         self._writer = ThreadPoolExecutor(1, "edgellm-write")
         self._descriptor = -1
+        self._written = 0
+        self._flushing = 0
         self.position = 0
 
     def __enter__(self) -> DigestedFile:
@@ -104,8 +109,18 @@ class DigestedFile:
         self._free.append(buffer)
 
     def _write(self, view: memoryview) -> None:
+        self._written += len(view)
         while view:
             view = view[os.write(self._descriptor, view) :]
+        if self._written - self._flushing >= WRITEBACK_BYTES:
+            self._start_writeback()
+
+    def _start_writeback(self) -> None:
+        # DONTNEED starts the writing of dirty pages without waiting and keeps them (mm/fadvise.c, generic_fadvise).
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            length = self._written - self._flushing
+            os.posix_fadvise(self._descriptor, self._flushing, length, os.POSIX_FADV_DONTNEED)
+        self._flushing = self._written
 
     def _reserve(self) -> None:
         if self._total and hasattr(os, "posix_fallocate"):  # not on macOS

@@ -1,0 +1,25 @@
+"""The installed command: it ends the process at once, with the right code and everything printed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("edgellm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "printed"),
+    [
+        (["--help"], 0, "build"),
+        (["no-such-command"], 2, "no-such-command"),
+        (["detect", "no/such/model/at-all"], 1, "Error: "),
+    ],
+)
+def test_exit_code_and_output(arguments, code, printed):
+    result = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert printed in result.stdout + result.stderr
