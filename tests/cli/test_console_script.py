@@ -15,7 +15,7 @@ COMMAND = Path(sys.executable).with_name("edgellm")
     ("arguments", "code", "printed"),
     [
         (["--help"], 0, "build"),
-        (["no-such-command"], 2, "no-such-command"),
+        (["no-such-command"], 1, "Available: build, detect"),
         (["detect", "no/such/model/at-all"], 1, "Error: "),
     ],
 )
