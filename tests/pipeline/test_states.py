@@ -37,7 +37,7 @@ DECODERS = {
     "jamba": {**WITHOUT_HEAD_DIM, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8,
               "mamba_dt_rank": 4, "num_experts": 4, "num_experts_per_tok": 2},
     "deepseek_v32": {**WITHOUT_HEAD_DIM, **LATENT, **ROUTED, "num_key_value_heads": 6, "index_topk": 4,
-                     "index_head_dim": 16, "index_n_heads": 4},
+                     "index_head_dim": 16, "index_n_heads": 16},
 }  # fmt: skip
 ONE_TOKEN = {"falcon_mamba", "mamba2", "qwen3_next", "jamba"}
 """Decoders whose step of several tokens can't be exported."""
