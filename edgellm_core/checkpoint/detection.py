@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgellm_core.checkpoint.preflight import Summary, read_metadata, summarize
+from edgellm_core.checkpoint.preflight import Metadata, Summary, read_metadata, summarize
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.registry import ModelRegistry
 
@@ -79,6 +79,15 @@ def detect(
     """
     host = host or PluginHost.load(plugin_paths=plugin_paths)
     metadata = read_metadata(source, registry=registry or ModelRegistry.load(), revision=revision)
+    return judge(metadata, host, family=family, precision=precision)
+
+
+def judge(metadata: Metadata, host: PluginHost, *, family: str | None, precision: str) -> Detection:
+    """Say what a model is from its metadata.
+
+    Raises:
+        UserError: the family is unknown.
+    """
     config = metadata.config
     selection = host.select(config, forced=family, directory=metadata.directory)
     generic = selection.family.name == GENERIC_FAMILY

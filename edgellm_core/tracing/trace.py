@@ -90,7 +90,7 @@ def _trace_once(
         keep_traced_layers(model, stack)
     mode = new_fake_mode()
     give_fake_parameters(model, mode)
-    states = _probe(model, whole_config, family, stack, mode)
+    states = probe_states(model, whole_config, family, stack, mode)
     traced = export_program(model, family, stack, states, mode)
     rename = _parameter_naming(stack, tied)
     proto = to_onnx(traced, model, rename)
@@ -109,13 +109,18 @@ def _trace_once(
     )
 
 
-def _probe(
+def probe_states(
     model: PreTrainedModel,
     config: PreTrainedConfig,
     family: ModelFamily,
     stack: LayerStack | None,
     mode: FakeTensorMode,
 ) -> list[KVState]:
+    """Return what the traced layers keep between steps, from one forward on fake tensors.
+
+    Raises:
+        UntraceableModelError: the model keeps its state elsewhere, or in an unknown form.
+    """
     from edgellm_core.tracing.weightless import restored_modules
 
     layers = stack.traced if stack else range(config.get_text_config().num_hidden_layers)
