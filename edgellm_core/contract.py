@@ -104,7 +104,8 @@ class ModelFamily:
     def module_forwards(self) -> Mapping[str, ModuleForward]:
         """Return layer wrappers: class name of a module → forward that replaces it while tracing.
 
-        A wrapper that takes one tensor is probed on random numbers against the forward that it replaces.
+        A wrapper that takes one tensor is probed on random numbers against the forward that it replaces. A name that
+        neither the model nor its modeling file has is an error.
         """
         return {}
 

@@ -95,8 +95,15 @@ def judge(metadata: Metadata, host: PluginHost, *, family: str | None, precision
     model_type = config.get("model_type")
     return Detection(
         selection=selection,
-        nearest=tuple(host.nearest(config)) if generic else (),
+        nearest=tuple(host.nearest(config, _tensor_names(metadata))) if generic else (),
         model_type=model_type if isinstance(model_type, str) else None,
         architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
         summary=summarize(metadata, precision=precision, claimed=not generic),
     )
+
+
+def _tensor_names(metadata: Metadata) -> list[str]:
+    """Return the tensor names where they are transformers' own; a GGUF file has others."""
+    if metadata.location.kind not in {"directory", "hub"}:
+        return []
+    return [tensor.name for tensor in metadata.tensors or ()]

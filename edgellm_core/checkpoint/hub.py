@@ -109,8 +109,8 @@ def missing_config(repository: Repository) -> HubError:
     return HubError(repository.id, "it has no config.json", remedy)
 
 
-def fetch_tensor_metadata(repository: Repository) -> Iterator[Any]:
-    """Yield ``huggingface_hub.utils.TensorInfo`` of every tensor, read by range requests; no weights."""
+def fetch_tensor_metadata(repository: Repository) -> Iterator[tuple[str, Any]]:
+    """Yield name and ``huggingface_hub.utils.TensorInfo`` of every tensor, read by range requests; no weights."""
     from huggingface_hub import get_safetensors_metadata
     from huggingface_hub.errors import SafetensorsParsingError
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -122,7 +122,7 @@ def fetch_tensor_metadata(repository: Repository) -> Iterator[Any]:
         except SafetensorsParsingError as error:
             raise HubError(repository.id, "a safetensors header of it is damaged", "Tell its owner.") from error
     for file in metadata.files_metadata.values():
-        yield from file.tensors.values()
+        yield from file.tensors.items()
 
 
 def weight_files(repository: Repository) -> list[str]:

@@ -155,9 +155,9 @@ class PluginHost:
             return plugin.name, name
         return None
 
-    def nearest(self, config: Mapping[str, Any]) -> list[str]:
-        """Return up to three families whose names or claims look like a config's, the nearest first."""
-        return nearest_families(self._claims, config)
+    def nearest(self, config: Mapping[str, Any], tensor_names: Sequence[str] = ()) -> list[str]:
+        """Return up to three families whose names, config keys and tensor names are near a checkpoint's."""
+        return nearest_families(self._claims, config, tensor_names)
 
     def before_stage(self, stage: str, settings: Mapping[str, Any]) -> None:
         """Tell plugins that a stage begins; HookFailedError names one that raises."""

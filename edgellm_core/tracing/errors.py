@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from edgellm_core.errors import PluginError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 class UnsupportedArchitectureError(UserError):
@@ -69,6 +70,19 @@ class WrongWrapperError(PluginError):
         super().__init__(
             f"Family {family!r}: the wrapper for {module!r} must equal the module that it replaces; "
             f"on random numbers it was off by {error:.2g} (relative). Correct module_forwards()."
+        )
+
+
+class UnusedWrapperError(PluginError):
+    """A family wraps a class that the model does not have, so nothing would be replaced."""
+
+    def __init__(self, family: str, module: str, model: str, known: Iterable[str]) -> None:
+        """Name the family and the class, and offer the nearest class of the model."""
+        names = {name.lower(): name for name in sorted(known)}
+        close = difflib.get_close_matches(module.lower(), names, n=1, cutoff=0.6)
+        remedy = f"Did you mean {names[close[0]]!r}?" if close else f"It has {', '.join(list(names.values())[:20])}."
+        super().__init__(
+            f"Family {family!r}: module_forwards() must name classes of the model; {model} has no {module!r}. {remedy}"
         )
 
 

@@ -12,6 +12,7 @@ from edgellm_core.tracing.errors import (
     UnreadConfigKeysError,
     UnsupportedArchitectureError,
     UntraceableModelError,
+    UnusedWrapperError,
     WrongWrapperError,
 )
 
@@ -32,6 +33,7 @@ REFUSAL_HOOKS: Final[Mapping[type[EdgellmError], str]] = {
     UntraceableModelError: "module_forwards",
     WrongWrapperError: "module_forwards",
     FailedWrapperError: "module_forwards",
+    UnusedWrapperError: "module_forwards",
 }
 """Refusal → the member of ``ModelFamily`` that handles it."""
 

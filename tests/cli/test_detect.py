@@ -120,8 +120,11 @@ def test_unclaimed_model_names_the_nearest_families_and_the_option(checkpoints):
         json.dumps({**config, "model_type": "qwen9", "architectures": ["Qwen9ForCausalLM"]})
     )
     result = run(directory)
-    (directory / "config.json").write_text(json.dumps(config))
     assert "nearest      qwen" in result.output
+    (directory / "config.json").write_text(json.dumps({**config, "model_type": "zzz", "architectures": ["ZzzModel"]}))
+    by_parts = run(directory)
+    (directory / "config.json").write_text(json.dumps(config))
+    assert "nearest      llama, " in by_parts.output  # Arcee's own code is llama's without gate_proj
     assert "force one with --family" in result.output
 
 
