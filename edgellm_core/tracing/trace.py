@@ -9,16 +9,17 @@ import onnx
 import torch
 from onnx import helper
 
+from edgellm_core.tracing.aten import TABLE
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, probe_cache
 from edgellm_core.tracing.checkpoint_names import parameter_sources
+from edgellm_core.tracing.constant_values import constant_values
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
-from edgellm_core.tracing.experts import dense_experts_implementation
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
 from edgellm_core.tracing.modeling_code import quiet_libraries
 from edgellm_core.tracing.operators import DOMAIN
-from edgellm_core.tracing.program import TracedProgram, export_program
+from edgellm_core.tracing.program import TracedProgram, export_program, traceable_formulas
 from edgellm_core.tracing.stamping import NotStampableError, check_stampable
 from edgellm_core.tracing.template import ParameterSpec, Template
 from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
@@ -122,7 +123,7 @@ def _probe(
     with mode, restored_modules(model):
         ids = torch.zeros(2, 3, dtype=torch.long)
         context = TraceContext(family=family, valid=torch.ones(2, 3, dtype=torch.long), input_ids=ids)
-        with recorded_attention(context), dense_experts_implementation(model):
+        with recorded_attention(context), traceable_formulas(model):
             return probe_cache(model, config, layers)
 
 
@@ -196,6 +197,7 @@ def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[s
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     persistent = set(model.state_dict())
+    folded = constant_values(program, TABLE)
     converter = Converter(_dimension_names(traced))
     real_inputs, user_inputs = [], iter(traced.input_names)
     parameters: dict[str, torch.Tensor] = {}
@@ -215,6 +217,8 @@ def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[s
             else:
                 converter.values[node] = next(user_inputs)
                 real_inputs.append(converter.value_info(converter.values[node], value))
+        elif node in folded:
+            converter.values[node] = converter.constant(folded[node])
         elif node.op == "call_function":
             converter.convert(node)
     result = next(node for node in reversed(graph.nodes) if node.op == "output")
