@@ -13,7 +13,7 @@ from edgellm_core.tracing.aten import TABLE
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, probe_cache
 from edgellm_core.tracing.checkpoint_names import parameter_sources
-from edgellm_core.tracing.constant_values import constant_values
+from edgellm_core.tracing.constant_numbers import fold_numbers
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
@@ -158,6 +158,7 @@ def to_onnx(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str
     Raises:
         UntraceableModelError: neither the own table nor ``torch.onnx`` has an operator.
     """
+    fold_numbers(traced.program, TABLE)
     try:
         proto = _by_table(traced, model, rename)
     except UnsupportedOperatorError as missing:
@@ -197,7 +198,6 @@ def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[s
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     persistent = set(model.state_dict())
-    folded = constant_values(program, TABLE)
     converter = Converter(_dimension_names(traced))
     real_inputs, user_inputs = [], iter(traced.input_names)
     parameters: dict[str, torch.Tensor] = {}
@@ -217,8 +217,6 @@ def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[s
             else:
                 converter.values[node] = next(user_inputs)
                 real_inputs.append(converter.value_info(converter.values[node], value))
-        elif node in folded:
-            converter.values[node] = converter.constant(folded[node])
         elif node.op == "call_function":
             converter.convert(node)
     result = next(node for node in reversed(graph.nodes) if node.op == "output")

@@ -42,9 +42,14 @@ GENERIC = {
     "llama4_text": {**COMMON, "intermediate_size_mlp": 112, "num_local_experts": 5, "num_experts_per_tok": 1,
                     "moe_layers": [1, 3], "no_rope_layers": [1, 1, 0, 1], "attention_chunk_size": 5, "floor_scale": 4,
                     "layer_types": ["chunked_attention", "chunked_attention", "full_attention", "chunked_attention"]},
+    "gemma3n_text": {**COMMON, "sliding_window": 5, "layer_types": ALTERNATING, "num_kv_shared_layers": 0,
+                     "intermediate_size": [112] * 4, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+                     "vocab_size_per_layer_input": 131, "hidden_size_per_layer_input": 16, "laurel_rank": 8,
+                     "altup_num_inputs": 2, "final_logit_softcapping": 4.0},
 }  # fmt: skip
 """Decoders for the family that changes nothing: windows with and without softcap, norms after the blocks, fused and
-scaled projections, biases, learned positions, complex RoPE, latent keys, chunks, experts of one's own."""
+scaled projections, biases, learned positions, complex RoPE, latent keys, chunks, experts of one's own, sparse
+activations."""
 
 
 GENERIC_NAMES = [f"generic {model_type}" for model_type in GENERIC]

@@ -1,7 +1,8 @@
-"""Values that a program computes from constants alone, with operators that ONNX does not have."""
+"""Numbers that a program computes from constants alone, with operators that ONNX does not have."""
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,30 +17,26 @@ _DETACH = "aten.detach_.default"
 """The one in-place operator that changes no value."""
 
 
-def constant_values(program: ExportedProgram, convertible: Container[str]) -> dict[fx.Node, torch.Tensor]:
-    """Compute what an exported program makes of constants with operators that can't be converted.
+def fold_numbers(program: ExportedProgram, convertible: Container[str]) -> None:
+    """Compute single numbers that a program makes of constants with operators that can't be converted.
+
+    Models write such formulas with small tensors, for example ``erfinv`` of a share from their config.
 
     Args:
-        program: the exported program; its parameters and buffers are no constants.
-        convertible: names of the operators that can be converted; they stay in the graph.
-
-    Returns:
-        Value by node, for example of ``erfinv`` of a number that a model keeps as a tensor.
+        program: the exported program, changed in place; its parameters and buffers are no constants.
+        convertible: names of the operators that can be converted; they stay.
     """
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     known: dict[fx.Node, Any] = {
         node: program.constants[lifted[node.name]]
         for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in lifted
+        if node.op == "placeholder" and node.name in lifted and not _is_written(node)
     }
-    for node in [node for node in known if _is_written(node)]:
-        del known[node]
-    found = {}
     for node in _computable(program.graph, known):
-        known[node] = _computed(node, known)
-        if str(node.target) not in convertible and isinstance(known[node], torch.Tensor):
-            found[node] = known[node]
-    return found
+        value = known[node] = _computed(node, known)
+        if str(node.target) not in convertible and isinstance(value, torch.Tensor) and value.numel() == 1:
+            known[_replaced(node, value)] = value
+    program.graph_module.recompile()
 
 
 def _computable(graph: fx.Graph, known: Mapping[fx.Node, Any]) -> Iterator[fx.Node]:
@@ -53,10 +50,10 @@ def _computable(graph: fx.Graph, known: Mapping[fx.Node, Any]) -> Iterator[fx.No
 
 def _is_repeatable(target: Any) -> bool:
     """Say whether an operator always returns the same and changes nothing."""
+    if target is operator.getitem or str(target) == _DETACH:
+        return True
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":  # noqa: SLF001  # no public name
         return False
-    if str(target) == _DETACH:
-        return True
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags  # noqa: SLF001
 
 
@@ -70,3 +67,12 @@ def _computed(node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: known[source])
     target: Any = node.target
     return target(*args, **kwargs)
+
+
+def _replaced(node: fx.Node, value: torch.Tensor) -> fx.Node:
+    arguments = ([*value.shape], value.item())
+    with node.graph.inserting_before(node):
+        number = node.graph.call_function(torch.ops.aten.full.default, arguments, {"dtype": value.dtype})
+    number.meta = dict(node.meta)
+    node.replace_all_uses_with(number)
+    return number
