@@ -14,6 +14,8 @@ from torch.export import Dim, ExportedProgram
 from edgellm_core.tracing import operators
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, traced_cache
+from edgellm_core.tracing.complex_numbers import complex_pairs
+from edgellm_core.tracing.dynamic_rope import dynamic_frequencies
 from edgellm_core.tracing.experts import dense_experts_implementation
 from edgellm_core.tracing.lean_imports import import_partitioners
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
@@ -144,6 +146,13 @@ def _marked(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
+def traceable_formulas(model: PreTrainedModel) -> Iterator[None]:
+    """Replace in the body what a trace can't follow: loops over experts, complex numbers, branches on the length."""
+    with dense_experts_implementation(model), complex_pairs(), dynamic_frequencies(model):
+        yield
+
+
+@contextlib.contextmanager
 def semantic_operators(model: PreTrainedModel, family: ModelFamily, stack: LayerStack | None) -> Iterator[None]:
     """Record norms, rotations, the family's wrappers and layer marks in the body; the model is restored after it.
 
@@ -152,7 +161,7 @@ def semantic_operators(model: PreTrainedModel, family: ModelFamily, stack: Layer
     with (
         restored_modules(model),
         family_wrappers(model, family),
-        dense_experts_implementation(model),
+        traceable_formulas(model),
         recorded_norms(model),
         recorded_rotations(model),
         marked_layers(model, stack),

@@ -9,16 +9,17 @@ import onnx
 import torch
 from onnx import helper
 
+from edgellm_core.tracing.aten import TABLE
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, probe_cache
 from edgellm_core.tracing.checkpoint_names import parameter_sources
+from edgellm_core.tracing.constant_numbers import fold_numbers
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
-from edgellm_core.tracing.experts import dense_experts_implementation
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
 from edgellm_core.tracing.modeling_code import quiet_libraries
 from edgellm_core.tracing.operators import DOMAIN
-from edgellm_core.tracing.program import TracedProgram, export_program
+from edgellm_core.tracing.program import TracedProgram, export_program, traceable_formulas
 from edgellm_core.tracing.stamping import NotStampableError, check_stampable
 from edgellm_core.tracing.template import ParameterSpec, Template
 from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
@@ -127,7 +128,7 @@ def probe_states(
     with mode, restored_modules(model):
         ids = torch.zeros(2, 3, dtype=torch.long)
         context = TraceContext(family=family, valid=torch.ones(2, 3, dtype=torch.long), input_ids=ids)
-        with recorded_attention(context), dense_experts_implementation(model):
+        with recorded_attention(context), traceable_formulas(model):
             return probe_cache(model, config, layers)
 
 
@@ -162,6 +163,7 @@ def to_onnx(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str
     Raises:
         UntraceableModelError: neither the own table nor ``torch.onnx`` has an operator.
     """
+    fold_numbers(traced.program, TABLE)
     try:
         proto = _by_table(traced, model, rename)
     except UnsupportedOperatorError as missing:
