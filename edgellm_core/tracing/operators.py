@@ -7,9 +7,7 @@ executes the lowered graph. Shapes are ``[batch, heads, seq, head_dim]`` unless 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -20,32 +18,6 @@ if TYPE_CHECKING:
 
 DOMAIN: Final = "edgellm"
 _VERSION: Final = 1
-
-
-@dataclass
-class Recorder:
-    """Counts the operators of one traced forward, by operator and decoder layer (None = outside the layers)."""
-
-    calls: Counter[tuple[str, int | None]] = field(default_factory=Counter)
-    layer: int | None = None
-
-    def count(self, operator: str) -> None:
-        """Count one call in the current layer."""
-        self.calls[operator, self.layer] += 1
-
-
-_recorders: list[Recorder] = []
-
-
-@contextlib.contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
-    """Count the operators that the body emits, from zero."""
-    recorder.calls.clear()
-    _recorders.append(recorder)
-    try:
-        yield
-    finally:
-        _recorders.remove(recorder)
 
 
 _computing: ContextVar[bool] = ContextVar("computing", default=False)
@@ -74,8 +46,6 @@ def _emit(
         from edgellm_core.tracing.reference import FORMULAS
 
         return FORMULAS[name](*inputs, **attrs)
-    for recorder in _recorders:
-        recorder.count(name)
     return symbolic(f"{DOMAIN}::{name}", inputs, attrs, dtype=dtype, shape=shape, version=_VERSION)
 
 
@@ -182,14 +152,9 @@ def full_length(valid: torch.Tensor, length: int | torch.SymInt) -> torch.Tensor
 
 def layer_input(hidden: torch.Tensor, layer: int) -> torch.Tensor:
     """Mark the hidden state ``[batch, seq, hidden]`` that enters decoder layer ``layer``."""
-    marked = _emit("LayerInput", (hidden,), {"layer": layer}, dtype=hidden.dtype, shape=hidden.shape)
-    for recorder in _recorders:
-        recorder.layer = layer
-    return marked
+    return _emit("LayerInput", (hidden,), {"layer": layer}, dtype=hidden.dtype, shape=hidden.shape)
 
 
 def layer_output(hidden: torch.Tensor, layer: int) -> torch.Tensor:
     """Mark the hidden state ``[batch, seq, hidden]`` that leaves decoder layer ``layer``."""
-    for recorder in _recorders:
-        recorder.layer = None
     return _emit("LayerOutput", (hidden,), {"layer": layer}, dtype=hidden.dtype, shape=hidden.shape)
