@@ -50,13 +50,11 @@ class TracedProgram:
         program: the exported program.
         input_names: one name per user input, in order.
         output_names: one name per output, in order.
-        calls: operators that the forward emitted, by operator and layer.
     """
 
     program: ExportedProgram
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    recorder: operators.Recorder
 
 
 class DecoderForward(nn.Module):
@@ -65,7 +63,6 @@ class DecoderForward(nn.Module):
     def __init__(self, model: PreTrainedModel, family: ModelFamily, states: Sequence[KVState], depth: int) -> None:
         super().__init__()
         self.model = model
-        self.recorder = operators.Recorder()
         self._family = family
         self._states = tuple(states)
         self._depth = depth
@@ -90,15 +87,14 @@ class DecoderForward(nn.Module):
             Logits ``[batch, seq, vocab]``, then present key and value of each layer.
         """
         length = past[0].shape[2] + input_ids.shape[1]
-        with operators.recording(self.recorder):
-            valid = operators.full_length(attention_mask, length)
-            context = TraceContext(family=self._family, valid=valid, input_ids=input_ids)
-            cache = traced_cache(self._states, past, self._depth)
-            keywords: dict[str, Any] = {"position_ids": position_ids} if self._takes_positions else {}
-            with recorded_attention(context), recorded_linears():
-                output = self.model(
-                    input_ids=input_ids, attention_mask=valid, past_key_values=cache, use_cache=True, **keywords
-                )
+        valid = operators.full_length(attention_mask, length)
+        context = TraceContext(family=self._family, valid=valid, input_ids=input_ids)
+        cache = traced_cache(self._states, past, self._depth)
+        keywords: dict[str, Any] = {"position_ids": position_ids} if self._takes_positions else {}
+        with recorded_attention(context), recorded_linears():
+            output = self.model(
+                input_ids=input_ids, attention_mask=valid, past_key_values=cache, use_cache=True, **keywords
+            )
         present: list[torch.Tensor] = []
         for state in self._states:
             layer: Any = cache.layers[state.layer]
@@ -211,7 +207,6 @@ def export_program(
         program=program,
         input_names=("input_ids", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in names)),
         output_names=("logits", *(f"present.{name}" for name in names)),
-        recorder=forward.recorder,
     )
 
 

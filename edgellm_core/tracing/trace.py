@@ -12,6 +12,7 @@ from onnx import helper
 from edgellm_core.tracing.aten import TABLE
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import KVState, probe_cache
+from edgellm_core.tracing.calls import count_calls, remove_dead_nodes
 from edgellm_core.tracing.checkpoint_names import parameter_sources
 from edgellm_core.tracing.constant_numbers import fold_numbers
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
@@ -23,6 +24,7 @@ from edgellm_core.tracing.program import TracedProgram, export_program, traceabl
 from edgellm_core.tracing.stamping import NotStampableError, check_stampable
 from edgellm_core.tracing.template import ParameterSpec, Template
 from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
+from edgellm_core.tracing.wrappers import family_wrappers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -106,7 +108,7 @@ def _trace_once(
         parameters=_parameter_specs(proto, traced),
         sources=sources,
         tied=tied,
-        calls=_calls(traced),
+        calls=count_calls(traced.program.graph),
     )
 
 
@@ -128,7 +130,7 @@ def probe_states(
     with mode, restored_modules(model):
         ids = torch.zeros(2, 3, dtype=torch.long)
         context = TraceContext(family=family, valid=torch.ones(2, 3, dtype=torch.long), input_ids=ids)
-        with recorded_attention(context), traceable_formulas(model):
+        with recorded_attention(context), family_wrappers(model, family), traceable_formulas(model):
             return probe_cache(model, config, layers)
 
 
@@ -164,6 +166,7 @@ def to_onnx(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str
         UntraceableModelError: neither the own table nor ``torch.onnx`` has an operator.
     """
     fold_numbers(traced.program, TABLE)
+    remove_dead_nodes(traced.program.graph)
     try:
         proto = _by_table(traced, model, rename)
     except UnsupportedOperatorError as missing:
@@ -196,10 +199,6 @@ def take_sizes_from_ids(graph: onnx.GraphProto) -> None:
 def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str], str]) -> onnx.ModelProto:
     program = traced.program
     graph = program.graph
-    for node in reversed(graph.nodes):
-        if "_assert_" in str(node.target) and not node.users:
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     persistent = set(model.state_dict())
@@ -291,10 +290,3 @@ def _parameter_specs(proto: onnx.ModelProto, traced: TracedProgram) -> dict[str,
         for info in proto.graph.input
         if info.name not in real
     }
-
-
-def _calls(traced: TracedProgram) -> dict[str, dict[str, int]]:
-    calls: dict[str, dict[str, int]] = {}
-    for (operator, layer), count in traced.recorder.calls.items():
-        calls.setdefault(operator, {})["outside" if layer is None else str(layer)] = count
-    return calls
