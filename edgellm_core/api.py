@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def detect(
     revision: str | None = None,
     precision: str = "fp16",
     deep: bool = False,
+    trust_remote_code: bool = False,
 ) -> Detection:
     """Say what a model is and what a build would take, as ``edgellm detect`` does; no weights are read.
 
@@ -62,6 +64,7 @@ def detect(
         precision: precision that the estimates are for.
         deep: also run one forward without weights and say what a trace would capture; the result then is a
             :class:`edgellm_core.pipeline.deep_detection.DeepDetection`. Loads torch and transformers.
+        trust_remote_code: with ``deep``, run the modeling code that the checkpoint brings itself.
 
     Raises:
         EdgellmError: the source can't be found or read.
@@ -72,5 +75,5 @@ def detect(
     if deep:
         from edgellm_core.pipeline.deep_detection import detect_deep
 
-        run = detect_deep
+        run = functools.partial(detect_deep, trust_remote_code=trust_remote_code)
     return run(str(source), family=family, plugin_paths=plugin_paths, revision=revision, precision=precision)

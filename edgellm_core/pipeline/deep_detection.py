@@ -14,6 +14,8 @@ from edgellm_core.registry import ModelRegistry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from transformers import PreTrainedConfig
+
     from edgellm_core.tracing.survey import Survey
 
 
@@ -39,6 +41,7 @@ def detect_deep(
     plugin_paths: Sequence[Path] = (),
     revision: str | None = None,
     precision: str = "fp16",
+    trust_remote_code: bool = False,
 ) -> DeepDetection:
     """Say what a model is, what a build would take, and what a trace captures; reads no weights.
 
@@ -48,6 +51,7 @@ def detect_deep(
         plugin_paths: folders with plugins.
         revision: branch, tag or commit of a hub repository.
         precision: precision that estimates and forward are for.
+        trust_remote_code: run the modeling code that the checkpoint brings itself; from the hub it is downloaded.
 
     Raises:
         UserError: the source can't be found or read, or the family is unknown. A model that can't be traced is no
@@ -60,8 +64,16 @@ def detect_deep(
     metadata = read_metadata(source, registry=ModelRegistry.load(), revision=revision)
     detection = judge(metadata, host, family=family, precision=precision)
     selected = detection.selection.family
-    directory = metadata.directory or Path(source)
-    found = survey(lambda: load_config(directory, metadata.config, selected, host.nearest), selected, precision)
+
+    def load() -> PreTrainedConfig:
+        directory = metadata.directory or Path(source)
+        if trust_remote_code and metadata.location.path is None and metadata.directory is None:
+            from edgellm_core.checkpoint.hub import download_code
+
+            directory = download_code(metadata.location)
+        return load_config(directory, metadata.config, selected, host.nearest, trust_remote_code=trust_remote_code)
+
+    found = survey(load, selected, precision)
     known = {field.name: getattr(detection, field.name) for field in fields(detection)}
     if found.refusal is not None:
         problems = (*detection.summary.will_not_work, found.refusal)

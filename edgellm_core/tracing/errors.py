@@ -23,6 +23,29 @@ class UnsupportedArchitectureError(UserError):
         )
 
 
+class UntrustedCodeError(UserError):
+    """The checkpoint brings its own modeling code, which would run on this machine."""
+
+    def __init__(self, directory: object, reference: str) -> None:
+        """Name the checkpoint, the file and the option."""
+        module, _, name = reference.rpartition("--")[2].rpartition(".")
+        super().__init__(
+            f"{str(directory)!r} is computed by its own code: {name} in {module}.py, which transformers does not have. "
+            f"Read that file, and give --trust-remote-code if it may run here."
+        )
+
+
+class FailedCodeError(UserError):
+    """The checkpoint's own modeling code can't be used."""
+
+    def __init__(self, directory: object, reason: str) -> None:
+        """Name the checkpoint and the reason."""
+        super().__init__(
+            f"The modeling code of {str(directory)!r} can't be used: {reason}. Complete the Python files beside its "
+            f"config.json, or name a family with --family."
+        )
+
+
 class InvalidConfigError(UserError):
     """transformers refused the values of config.json."""
 

@@ -12,6 +12,7 @@ from edgellm_core.tracing.errors import (
     UnreadConfigKeysError,
     UnsupportedArchitectureError,
     UntraceableModelError,
+    UntrustedCodeError,
     UnusedWrapperError,
     WrongWrapperError,
 )
@@ -29,6 +30,7 @@ HOOKS: Final = ("module_forwards", "attention_attributes", "prepare_config", "ru
 
 REFUSAL_HOOKS: Final[Mapping[type[EdgellmError], str]] = {
     UnsupportedArchitectureError: "modeled_as",
+    UntrustedCodeError: "modeled_as",
     UnreadConfigKeysError: "harmless_config_keys",
     UntraceableModelError: "module_forwards",
     WrongWrapperError: "module_forwards",
