@@ -16,6 +16,10 @@ YARN: Final = {
     "beta_fast": 32.0, "beta_slow": 1.0,
 }  # fmt: skip
 
+BYTES: Final = {
+    "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 112, "vocab_size": 131,
+}  # fmt: skip
+
 
 def partial(share: float) -> dict[str, Any]:
     """Return RoPE parameters that turn a share of each head."""
@@ -33,6 +37,12 @@ SPECIAL: Final[dict[str, dict[str, Any]]] = {
         "mamba_chunk_size": 8,
     },
     "beam": {"num_experts": 8, "layer_types": WINDOWS, "mlp_layer_types": ["dense", "sparse", "dense", "sparse"]},
+    "blt": {
+        "encoder_hash_byte_group_size": [2, 3], "encoder_hash_byte_group_vocab": 64,
+        "local_attention_window_len": 5,
+        "patcher_config": BYTES, "encoder_config": {**BYTES, "hidden_size_global": 96},
+        "decoder_config": {**BYTES, "hidden_size_global": 96}, "global_config": BYTES,
+    },
     "codegen": {"n_embd": 128, "n_head": 8, "rotary_dim": 8},
     "cohere": {"use_qk_norm": True},
     "cohere2": {"layer_types": WINDOWS},
@@ -44,6 +54,7 @@ SPECIAL: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "cpmant": {"dim_head": 16, "dim_ff": 112, "prompt_length": 4},
+    "ctrl": {"dff": 112},
     "cwm": {"layer_types": WINDOWS},
     "dbrx": {
         "n_layers": 3, "n_heads": 6, "max_seq_len": 64, "d_model": 96,
@@ -56,8 +67,10 @@ SPECIAL: Final[dict[str, dict[str, Any]]] = {
         "num_key_value_heads": 6,
     },
     "deepseek_v32": {"num_key_value_heads": 6},
+    "doge": {"keep_window_size": 5},
     "dots1": {"layer_types": WINDOWS},
     "dots3_note_text": {"num_key_value_heads": 6},
+    "ernie4_5_moe": {"moe_num_experts": 5, "moe_k": 2},
     "exaone4": {"layer_types": WINDOWS, "rope_parameters": LLAMA3},
     "exaone_moe": {"layer_types": WINDOWS, "n_group": 1, "topk_group": 1, "num_experts": 5},
     "falcon": {"num_kv_heads": 2, "new_decoder_architecture": True, "alibi": False},
@@ -97,6 +110,10 @@ SPECIAL: Final[dict[str, dict[str, Any]]] = {
         "num_key_value_heads": 6, "n_group": 1, "topk_group": 1,
         "indexer_types": ["full", "shared", "full", "shared"], "hc_mult": 2,
     },
+    "inkling2_text": {
+        "layer_types": ["hybrid_sliding", "hybrid"] * 2, "swa_num_attention_heads": 6, "swa_num_key_value_heads": 2,
+        "swa_head_dim": 20, "sliding_window_size": 5, "unpadded_vocab_size": 127, "log_scaling_n_floor": 4,
+    },
     "inkling_text": {
         "layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid"], "swa_num_attention_heads": 6,
         "swa_num_key_value_heads": 2, "swa_head_dim": 20, "sliding_window_size": 5,
@@ -125,7 +142,14 @@ SPECIAL: Final[dict[str, dict[str, Any]]] = {
     "mimo_v2_flash": {"layer_types": WINDOWS, "n_group": 1, "topk_group": 1, "num_key_value_heads": 3},
     "minicpm3": {"num_key_value_heads": 6},
     "minimax": {"layer_types": LINEAR, "head_dim": 16, "block_size": 8, "sliding_window": None},
+    "minimax_m3_vl_text": {
+        "layer_types": ["minimax_m3_sparse", "full_attention"] * 2, "index_n_heads": 2, "index_block_size": 4,
+        "index_topk_blocks": 2, "dense_intermediate_size": 112, "shared_intermediate_size": 48,
+        "mlp_layer_types": ["dense", *["sparse"] * 3],
+    },
     "ministral": {"layer_types": WINDOWS},
+    "modernbert-decoder": {"local_attention": 10},
+    "mpt": {"max_seq_len": 64},
     "nemotron": {"rope_parameters": partial(0.5)},
     "nemotron_h": {
         "mamba_num_heads": 6, "mamba_head_dim": 32, "n_groups": 2, "chunk_size": 8, "n_group": 1, "topk_group": 1,
@@ -160,10 +184,15 @@ SPECIAL: Final[dict[str, dict[str, Any]]] = {
         "lru_width": 96, "attention_window_size": 5, "block_types": ["recurrent", "attention"],
         "num_hidden_layers": 4,
     },
+    "reformer": {
+        "axial_pos_embds_dim": [32, 64], "axial_pos_shape": [8, 8], "attention_head_size": 16, "feed_forward_size": 112,
+        "attn_layers": ["local", "lsh"] * 2, "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
+    },
     "smollm3": {"layer_types": WINDOWS, "no_rope_layers": [1, 1, 0, 1], "use_sliding_window": True},
     "stablelm": {"qk_layernorm": True, "use_qkv_bias": True, "rope_parameters": partial(0.25)},
     "vaultgemma": {"layer_types": WINDOWS, "query_pre_attn_scalar": 24},
-    "youtu": {"num_key_value_heads": 6},
+    # transformers sets the padding token's embedding to zero after it has loaded a Youtu checkpoint
+    "youtu": {"num_key_value_heads": 6, "pad_token_id": None},
     "zamba": {
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
         "attention_hidden_size": 192, "attention_head_dim": 32, "num_key_value_heads": 6, "use_mamba_kernels": False,
