@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgellm_core.runtime.errors import GraphContractError, GraphLoadError, GraphRunError
+from edgellm_core.runtime.prefill import split_steps, step_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,11 +74,12 @@ class DecoderSession:
         """
         self._path = model_path
         self._session, self.raised_to_float32 = _load(model_path, threads)
-        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._inputs = {value.name: value.shape for value in self._session.get_inputs()}
         outputs = [value.name for value in self._session.get_outputs()]
         for required, names in (("input_ids", self._inputs), ("logits", outputs)):
             if required not in names:
                 raise GraphContractError(model_path, f"it has no {required!r}")
+        self._step_size = step_size(self._inputs["input_ids"])
         self._states = self._find_states(set(outputs))
         self._outputs = ["logits", *(state.output for state in self._states)]
 
@@ -104,7 +106,7 @@ class DecoderSession:
         position_ids: np.ndarray[Any, Any],
         states: States,
     ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], dict[str, Any]]:
-        """Run one step.
+        """Run one step; where the graph takes one token a step, as many steps as there are tokens.
 
         Args:
             input_ids: int64 [batch, seq].
@@ -115,15 +117,21 @@ class DecoderSession:
         Returns:
             float32 logits [batch, seq, vocab], and the states for the next call as ``OrtValue``.
         """
+        logits = []
+        for inputs in split_steps(input_ids, attention_mask, position_ids, self._step_size):
+            given = dict(zip(("input_ids", "attention_mask", "position_ids"), inputs, strict=True))
+            found, states = self._step(given, states)
+            logits.append(found)
+        return logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1), dict(states)
+
+    def _step(
+        self, inputs: Mapping[str, np.ndarray[Any, Any]], states: States
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], dict[str, Any]]:
         import onnxruntime
 
         feeds = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, np.int64))
-            for name, array in (
-                ("input_ids", input_ids),
-                ("attention_mask", attention_mask),
-                ("position_ids", position_ids),
-            )
+            for name, array in inputs.items()
             if name in self._inputs
         }
         for state in self._states:

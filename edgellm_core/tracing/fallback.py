@@ -92,16 +92,23 @@ def _name_dimensions(graph: Any, traced: TracedProgram) -> None:
     """Give the inputs and outputs the dimension names of our contract; ``torch.onnx`` loses them."""
     import onnx_ir
 
+    dims: list[Any]
     for value in [*graph.inputs, *graph.outputs]:
         if value.name == "attention_mask":
             dims = ["batch", "past + seq"]
         elif value.name in {"input_ids", "position_ids"}:
-            dims = ["batch", "seq"]
+            dims = ["batch", _static(value.shape[1]) or "seq"]
         elif value.name == "logits":
-            dims = ["batch", "seq", value.shape[2]]
+            dims = ["batch", _static(value.shape[1]) or "seq", value.shape[2]]
+        elif value.name.startswith(("past_state.", "present_state.")):
+            dims = ["batch", *list(value.shape)[1:]]
         elif value.name in traced.input_names or value.name in traced.output_names:
             length = "past" if value.name.startswith("past_") else "past + seq"
-            dims = ["batch", value.shape[1], length, value.shape[3]]
+            dims = ["batch", *(_static(size) or length for size in list(value.shape)[1:])]
         else:
             continue
         value.shape = onnx_ir.Shape(dims)
+
+
+def _static(size: Any) -> int | None:
+    return size if isinstance(size, int) else None

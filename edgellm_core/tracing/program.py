@@ -13,13 +13,15 @@ from torch.export import Dim, ExportedProgram
 
 from edgellm_core.tracing import operators
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
-from edgellm_core.tracing.cache import KVState, traced_cache
+from edgellm_core.tracing.cache import present_tensors, traced_cache
 from edgellm_core.tracing.complex_numbers import complex_pairs
 from edgellm_core.tracing.dynamic_rope import dynamic_frequencies
 from edgellm_core.tracing.experts import dense_experts_implementation
+from edgellm_core.tracing.layer_states import LayerState, StateTensor, state_tensors
 from edgellm_core.tracing.lean_imports import import_partitioners
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_norms
+from edgellm_core.tracing.probe import cache_argument
 from edgellm_core.tracing.rope import recorded_rotations
 from edgellm_core.tracing.weightless import restored_modules
 from edgellm_core.tracing.wrappers import family_wrappers
@@ -60,12 +62,13 @@ class TracedProgram:
 class DecoderForward(nn.Module):
     """The forward of a decoder with its cache as plain tensors."""
 
-    def __init__(self, model: PreTrainedModel, family: ModelFamily, states: Sequence[KVState], depth: int) -> None:
+    def __init__(self, model: PreTrainedModel, family: ModelFamily, states: Sequence[LayerState], depth: int) -> None:
         super().__init__()
         self.model = model
         self._family = family
         self._states = tuple(states)
         self._depth = depth
+        self._argument = cache_argument(model)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def forward(
@@ -81,25 +84,46 @@ class DecoderForward(nn.Module):
             input_ids: int64 ``[batch, seq]``.
             attention_mask: int64 ``[batch, past + seq]``.
             position_ids: int64 ``[batch, seq]``.
-            past: past key and value of each layer with a cache, ``[batch, kv_heads, past, head_dim]``.
+            past: past of each state, in the order of ``state_tensors``.
 
         Returns:
-            Logits ``[batch, seq, vocab]``, then present key and value of each layer.
+            Logits ``[batch, seq, vocab]``, then the present of each state.
         """
-        length = past[0].shape[2] + input_ids.shape[1]
-        valid = operators.full_length(attention_mask, length)
+        valid = self._valid(input_ids, attention_mask, past)
         context = TraceContext(family=self._family, valid=valid, input_ids=input_ids)
         cache = traced_cache(self._states, past, self._depth)
         keywords: dict[str, Any] = {"position_ids": position_ids} if self._takes_positions else {}
+        keywords[self._argument] = cache
+        mask = valid if self._argument == "past_key_values" else valid[:, -input_ids.shape[1] :]
         with recorded_attention(context), recorded_linears():
-            output = self.model(
-                input_ids=input_ids, attention_mask=valid, past_key_values=cache, use_cache=True, **keywords
-            )
-        present: list[torch.Tensor] = []
-        for state in self._states:
-            layer: Any = cache.layers[state.layer]
-            present += [layer.keys, layer.values]
-        return (output.logits, *present)
+            output = self.model(input_ids=input_ids, attention_mask=mask, use_cache=True, **keywords)
+        present = present_tensors(cache, self._states)
+        return (output.logits, *self._kept_over_padding(past, present, valid, input_ids))
+
+    def _valid(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: list[torch.Tensor]) -> torch.Tensor:
+        """Return the attention mask with its length declared, where some state has a past length."""
+        lengths = [
+            value.shape[tensor.growing_axis]
+            for tensor, value in zip(state_tensors(self._states), past, strict=True)
+            if tensor.grows
+        ]
+        return operators.full_length(attention_mask, lengths[0] + input_ids.shape[1]) if lengths else attention_mask
+
+    def _kept_over_padding(
+        self, past: list[torch.Tensor], present: list[torch.Tensor], valid: torch.Tensor, input_ids: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Return the states after the step; a padded token leaves those that do not grow as they were.
+
+        In a step of several tokens transformers itself masks the padded ones (``create_recurrent_attention_mask``); in
+        a step of one it takes no token for padding.
+        """
+        if input_ids.shape[1] != 1:
+            return present
+        real = valid[:, -1] != 0
+        return [
+            after if tensor.grows else torch.where(real.view(-1, *[1] * len(tensor.sizes)), after, before)
+            for tensor, before, after in zip(state_tensors(self._states), past, present, strict=True)
+        ]
 
 
 @contextlib.contextmanager
@@ -169,26 +193,31 @@ def export_program(
     model: PreTrainedModel,
     family: ModelFamily,
     stack: LayerStack | None,
-    states: Sequence[KVState],
+    states: Sequence[LayerState],
     mode: FakeTensorMode,
+    *,
+    one_token: bool,
 ) -> TracedProgram:
     """Trace the model once with dynamic batch, sequence and past.
+
+    Args:
+        model: the weightless model, reduced to the traced layers.
+        family: whose overrides apply.
+        stack: the decoder layers; None if they are not known.
+        states: what the layers carry.
+        mode: the fake tensor mode of the model's parameters.
+        one_token: trace a step of exactly one token.
 
     Raises:
         UntraceableModelError: ``torch.export`` can't follow the model.
         PluginError: a wrapper of the family is wrong.
     """
     depth = len(stack.kind_of) if stack else int(model.config.get_text_config().num_hidden_layers)
-    forward = DecoderForward(model, family, states, depth).eval()
+    forward = DecoderForward(model, family, states, max(depth, states[-1].layer + 1)).eval()
     dtype = next(model.parameters()).dtype
+    tensors = state_tensors(states)
     with mode:
-        ids = torch.zeros(EXAMPLE_BATCH, EXAMPLE_SEQ, dtype=torch.long)
-        mask = torch.ones(EXAMPLE_BATCH, EXAMPLE_PAST + EXAMPLE_SEQ, dtype=torch.long)
-        past = [
-            torch.zeros(EXAMPLE_BATCH, heads, EXAMPLE_PAST, width, dtype=dtype)
-            for state in states
-            for heads, width in (state.key, state.value)
-        ]
+        inputs = example_inputs(tensors, dtype, one_token=one_token)
     import_partitioners()
     with (
         refused_as_untraceable(type(model).__name__, "torch.export"),
@@ -197,22 +226,35 @@ def export_program(
     ):
         program = torch.export.export(
             forward,
-            (ids, mask, ids.clone(), past),
-            dynamic_shapes=_dynamic_shapes(model, len(past)),
+            inputs,
+            dynamic_shapes=_dynamic_shapes(model, tensors, one_token=one_token),
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-    names = [f"{state.layer}.{part}" for state in states for part in ("key", "value")]
     return TracedProgram(
         program=program,
-        input_names=("input_ids", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in names)),
-        output_names=("logits", *(f"present.{name}" for name in names)),
+        input_names=("input_ids", "attention_mask", "position_ids", *(tensor.input_name for tensor in tensors)),
+        output_names=("logits", *(tensor.output_name for tensor in tensors)),
     )
 
 
-def _dynamic_shapes(model: PreTrainedModel, states: int) -> tuple[Any, ...]:
+def example_inputs(tensors: Sequence[StateTensor], dtype: torch.dtype, *, one_token: bool) -> tuple[Any, ...]:
+    """Return ids, mask, positions and past states for one forward; ``dtype`` is the model's."""
+    seq = 1 if one_token else EXAMPLE_SEQ
+    ids = torch.zeros(EXAMPLE_BATCH, seq, dtype=torch.long)
+    mask = torch.ones(EXAMPLE_BATCH, EXAMPLE_PAST + seq, dtype=torch.long)
+    past = [
+        torch.zeros(EXAMPLE_BATCH, *(size or EXAMPLE_PAST for size in tensor.sizes), dtype=tensor.dtype or dtype)
+        for tensor in tensors
+    ]
+    return ids, mask, ids.clone(), past
+
+
+def _dynamic_shapes(model: PreTrainedModel, tensors: Sequence[StateTensor], *, one_token: bool) -> tuple[Any, ...]:
     positions = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2 * _LONGEST)
     longest = max(min(positions // 2 - 1, _LONGEST), 16)
     batch, seq = Dim("batch", min=1, max=64), Dim("seq", min=1, max=longest - 2)
     past, total = Dim("past", min=0, max=longest), Dim("total", min=1, max=2 * longest)
-    return ({0: batch, 1: seq}, {0: batch, 1: total}, {0: batch, 1: seq}, [{0: batch, 2: past}] * states)
+    ids = {0: batch} if one_token else {0: batch, 1: seq}
+    states = [{0: batch, tensor.growing_axis: past} if tensor.grows else {0: batch} for tensor in tensors]
+    return (ids, {0: batch, 1: total}, ids, states)

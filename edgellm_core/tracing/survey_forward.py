@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from edgellm_core.tracing import experts, operators
+from edgellm_core.tracing.layer_states import state_tensors
 from edgellm_core.tracing.layers import analyse_stack, keep_traced_layers
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_kind
-from edgellm_core.tracing.program import EXAMPLE_BATCH, EXAMPLE_PAST, EXAMPLE_SEQ, DecoderForward, semantic_operators
+from edgellm_core.tracing.program import DecoderForward, example_inputs, semantic_operators
 from edgellm_core.tracing.survey import Form
 from edgellm_core.tracing.trace import TORCH_TYPES, probe_states
 from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from edgellm_core.contract import ModelFamily
-    from edgellm_core.tracing.cache import KVState
+    from edgellm_core.tracing.layer_states import LayerState
     from edgellm_core.tracing.layers import LayerStack
 
 ASPECTS: Final = ("mask", "attention", "state", "norm", "rope", "experts", "linear", "other")
@@ -54,7 +55,7 @@ _MIXER: Final = re.compile("attention|attn|mixer|conv|mamba|delta", re.IGNORECAS
 class Observer(operators.Recorder):
     """Collects the forms of one forward, by layer (None = outside the layers)."""
 
-    def __init__(self, states: Sequence[KVState] = ()) -> None:
+    def __init__(self, states: Sequence[LayerState] = ()) -> None:
         """Make one for layers that keep these states."""
         super().__init__()
         self.forms: Counter[tuple[int | None, Form]] = Counter()
@@ -113,29 +114,28 @@ def _run(
     model: PreTrainedModel,
     family: ModelFamily,
     stack: LayerStack | None,
-    states: Sequence[KVState],
+    states: Sequence[LayerState],
     mode: FakeTensorMode,
 ) -> dict[int | None, list[Form]]:
     depth = len(stack.kind_of) if stack else int(model.config.get_text_config().num_hidden_layers)
-    forward = DecoderForward(model, family, states, depth).eval()
-    observer = forward.recorder = Observer(states)
+    forward = DecoderForward(model, family, states, max(depth, states[-1].layer + 1)).eval()
+    observer = Observer(states)
     dtype = next(model.parameters()).dtype
+    tensors = state_tensors(states)
     with (
         refused_as_untraceable(type(model).__name__, "a forward without weights"),
         torch.no_grad(),
         semantic_operators(model, family, stack),
         _watched_modules(model, observer, frozenset(family.module_forwards())),
         _watched_rotations(model, observer),
+        operators.recording(observer),
         mode,
     ):
-        ids = torch.zeros(EXAMPLE_BATCH, EXAMPLE_SEQ, dtype=torch.long)
-        mask = torch.ones(EXAMPLE_BATCH, EXAMPLE_PAST + EXAMPLE_SEQ, dtype=torch.long)
-        past = [
-            torch.zeros(EXAMPLE_BATCH, heads, EXAMPLE_PAST, width, dtype=dtype)
-            for state in states
-            for heads, width in (state.key, state.value)
-        ]
-        forward(ids, mask, ids.clone(), past)
+        forward(*example_inputs(tensors, dtype, one_token=not all(tensor.grows for tensor in tensors)))
+    for tensor in tensors:
+        if not tensor.grows:
+            observer.layer = tensor.layer
+            observer.add("state", "captured", f"{tensor.part} {'×'.join(map(str, tensor.sizes))}", "")
     return observer.by_layer()
 
 
@@ -246,7 +246,7 @@ def _spelled(operator: str, attributes: Mapping[str, Any]) -> str:
     return f"{operator}({', '.join(shown)})" if shown else operator
 
 
-def _cache_shapes(state: KVState) -> dict[str, Any]:
+def _cache_shapes(state: LayerState) -> dict[str, Any]:
     """Return what is kept for each token, as heads × width, and whether the layer is a windowed one."""
-    keys, values = (f"{heads}×{width}" for heads, width in (state.key, state.value))
-    return {"keys": keys, "values": values, "windowed": int(state.sliding)}
+    keys, values = (f"{shape[0]}×{shape[1]}" if shape else "" for shape in (state.key, state.value))
+    return {"keys": keys, "values": values, "indexer": state.indexer or 0, "windowed": int(state.sliding)}

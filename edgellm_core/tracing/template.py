@@ -33,7 +33,7 @@ class ParameterSpec:
     shape: tuple[int, ...]
 
 
-_STATE: Final = re.compile(r"(past_key_values|present)\.(\d+)\.(.+)")
+_STATE: Final = re.compile(r"(past_key_values|past_state|present|present_state)\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ from onnx import helper
 
 from edgellm_core.tracing.aten import TABLE
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
-from edgellm_core.tracing.cache import KVState, probe_cache
 from edgellm_core.tracing.calls import count_calls, remove_dead_nodes
 from edgellm_core.tracing.checkpoint_names import parameter_sources
 from edgellm_core.tracing.constant_numbers import fold_numbers
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
+from edgellm_core.tracing.errors import UntraceableModelError
 from edgellm_core.tracing.graph_import import import_graph
+from edgellm_core.tracing.layer_states import LayerState, state_tensors
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
 from edgellm_core.tracing.modeling_code import quiet_libraries
 from edgellm_core.tracing.operators import DOMAIN
+from edgellm_core.tracing.probe import probe_cache
 from edgellm_core.tracing.program import TracedProgram, export_program, traceable_formulas
 from edgellm_core.tracing.stamping import NotStampableError, check_stampable
 from edgellm_core.tracing.template import ParameterSpec, Template
@@ -65,15 +67,28 @@ def trace(
         UntraceableModelError: the graph could not reproduce the model.
         PluginError: a wrapper of the family is wrong.
     """
+    whole, one_token = full_depth, False
     with quiet_libraries():
-        if not full_depth:
+        while True:
             try:
                 return _trace_once(
-                    copy.deepcopy(config), family, TORCH_TYPES[precision], tensor_names, full_depth=False
+                    copy.deepcopy(config),
+                    family,
+                    TORCH_TYPES[precision],
+                    tensor_names,
+                    full_depth=whole,
+                    one_token=one_token,
                 )
             except NotStampableError as reason:
                 report.note(f"Tracing every layer, since {reason}.")
-        return _trace_once(copy.deepcopy(config), family, TORCH_TYPES[precision], tensor_names, full_depth=True)
+                whole = True
+            except SeveralTokensError:
+                report.note("The graph takes one token a step: prefill runs token by token.")
+                one_token = True
+
+
+class SeveralTokensError(Exception):
+    """A step of several tokens can't be traced, in a model whose states may be the cause."""
 
 
 def _trace_once(
@@ -83,6 +98,7 @@ def _trace_once(
     tensor_names: Collection[str],
     *,
     full_depth: bool,
+    one_token: bool,
 ) -> Template:
     model = build_weightless(config, dtype)
     whole_config = copy.deepcopy(model.config)
@@ -94,9 +110,14 @@ def _trace_once(
     mode = new_fake_mode()
     give_fake_parameters(model, mode)
     states = probe_states(model, whole_config, family, stack, mode)
-    traced = export_program(model, family, stack, states, mode)
     rename = _parameter_naming(stack, tied)
-    proto = to_onnx(traced, model, rename)
+    try:
+        traced = export_program(model, family, stack, states, mode, one_token=one_token)
+        proto = to_onnx(traced, model, rename)
+    except UntraceableModelError as error:
+        if one_token or all(tensor.grows for tensor in state_tensors(states)):
+            raise
+        raise SeveralTokensError from error
     if stack is not None and stack.guards:
         check_stampable(import_graph(proto), stack.path, stack.guards)
     return Template(
@@ -118,7 +139,7 @@ def probe_states(
     family: ModelFamily,
     stack: LayerStack | None,
     mode: FakeTensorMode,
-) -> list[KVState]:
+) -> list[LayerState]:
     """Return what the traced layers keep between steps, from one forward on fake tensors.
 
     Raises:
@@ -182,11 +203,12 @@ def take_sizes_from_ids(graph: onnx.GraphProto) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         bounds = {attribute.name: attribute.i for attribute in node.attribute}
-        if node.op_type == "Shape" and node.input[0].startswith("past_key_values."):
+        if node.op_type == "Shape" and node.input[0].startswith("past_"):
             axis = bounds.get("start", 0)
+            growing = 1 if node.input[0].endswith(".indexer") else 2
             if bounds.get("end") == axis + 1 and axis == 0:
                 node.input[0] = "input_ids"
-            elif bounds.get("end") == axis + 1 and axis == 2:
+            elif bounds.get("end") == axis + 1 and axis == growing:
                 lengths = [f"{node.name}.total", f"{node.name}.seq"]
                 for source, length in zip(("attention_mask", "input_ids"), lengths, strict=True):
                     nodes.append(helper.make_node("Shape", [source], [length], name=length, start=1, end=2))
@@ -273,10 +295,12 @@ def _dimension_names(traced: TracedProgram) -> Mapping[str, str]:
         zip(traced.input_names, (n.meta["val"] for n in nodes[len(nodes) - len(traced.input_names) :]), strict=True)
     )
     ids, mask = values["input_ids"], values["attention_mask"]
-    past = next(value for name, value in values.items() if name.startswith("past_"))
-    batch, seq = str(ids.shape[0]), str(ids.shape[1])
-    total = [str(past.shape[2] + ids.shape[1]), str(ids.shape[1] + past.shape[2]), str(mask.shape[1])]
-    return {batch: "batch", seq: "seq", str(past.shape[2]): "past", **dict.fromkeys(total, "past + seq")}
+    names = {str(ids.shape[0]): "batch", str(ids.shape[1]): "seq", str(mask.shape[1]): "past + seq"}
+    past = next((value for name, value in values.items() if name.startswith("past_key_values.")), None)
+    if past is not None:
+        total = [str(past.shape[2] + ids.shape[1]), str(ids.shape[1] + past.shape[2])]
+        names |= {str(past.shape[2]): "past", **dict.fromkeys(total, "past + seq")}
+    return names
 
 
 def _parameter_specs(proto: onnx.ModelProto, traced: TracedProgram) -> dict[str, ParameterSpec]:

@@ -141,7 +141,7 @@ def verify_graph(
     context: int | None = getattr(text, "max_position_embeddings", None)
     longest = max(1, context - DECODE_STEPS) if context else MOST_TOKENS
     prompts = choose_prompts(subject.directory, vocab_size=text.vocab_size, longest=longest)
-    cases = plan_cases(prompts)
+    cases = plan_cases(prompts, one_token=subject.one_token)
     _note_window(subject, cases, report)
     rows = _verify(subject, cases, limit, report)
     spread = spread_case(prompts, context=context)

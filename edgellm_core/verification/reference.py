@@ -116,7 +116,11 @@ class ReferenceRunner:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._cache: Any = None
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        parameters = inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+        # transformers' name of the cache in models without attention, which take the mask of the new tokens only; the
+        # output has it under the same name
+        self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
 
     def start(self) -> None:
         """Forget the cache."""
@@ -127,11 +131,13 @@ class ReferenceRunner:
         import torch
 
         arguments: dict[str, Any] = {"position_ids": inputs.position_ids} if self._takes_positions else {}
-        arguments |= {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+        whole = self._cache_name == "past_key_values"
+        mask = inputs.attention_mask if whole else inputs.attention_mask[:, -inputs.input_ids.shape[1] :]
+        arguments |= {"input_ids": inputs.input_ids, "attention_mask": mask}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arguments.items()}
         with torch.inference_mode():
-            output = self._model(**tensors, past_key_values=self._cache, use_cache=True)
-        self._cache = output.past_key_values
+            output = self._model(**tensors, **{self._cache_name: self._cache}, use_cache=True)
+        self._cache = getattr(output, self._cache_name)
         logits: Logits = output.logits.float().numpy()
         return logits
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgellm_core.runtime.errors import GraphLoadError, GraphRunError
+from edgellm_core.runtime.prefill import split_steps, step_size
 from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class GraphSession:
         except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
             raise GraphLoadError(self._path, _one_line(error)) from error
         self._inputs = {value.name: value for value in self._session.get_inputs()}
+        self._step_size = step_size(self._inputs["input_ids"].shape)
         self._state_names = [name for name in self._inputs if name.startswith("past_")]
         self._states: dict[str, Any] = {}
 
@@ -58,7 +60,7 @@ class GraphSession:
             self._states[name] = np.zeros(shape, STATE_TYPES[value.type])
 
     def run(self, inputs: StepInputs) -> tuple[Logits, Tensors]:
-        """Run one step.
+        """Run one step; where the graph takes one token a step, as many steps as there are tokens.
 
         Returns:
             float32 logits [batch, seq, vocab], and the extra tensors by name, in float32.
@@ -66,12 +68,19 @@ class GraphSession:
         Raises:
             GraphRunError: ONNX Runtime stopped.
         """
+        names = ("input_ids", "attention_mask", "position_ids")
+        given = split_steps(inputs.input_ids, inputs.attention_mask, inputs.position_ids, self._step_size)
+        steps = [self._step(dict(zip(names, step, strict=True))) for step in given]
+        if len(steps) == 1:
+            return steps[0]
+        extra = {name: np.concatenate([shown[name] for _, shown in steps], axis=1) for name in self._extra}
+        return np.concatenate([logits for logits, _ in steps], axis=1), extra
+
+    def _step(self, inputs: Tensors) -> tuple[Logits, Tensors]:
         import onnxruntime
 
         arrays = {
-            "input_ids": inputs.input_ids,
-            "attention_mask": inputs.attention_mask,
-            "position_ids": inputs.position_ids,
+            **inputs,
             **self._states,
         }
         feeds = {

@@ -45,6 +45,12 @@ class Subject:
     depth: int
 
     @property
+    def one_token(self) -> bool:
+        """Whether the graph takes one token a step."""
+        ids = next(value for value in self.graph.graph.input if value.name == "input_ids")
+        return bool(ids.type.tensor_type.shape.dim[1].dim_value == 1)
+
+    @property
     def reference(self) -> str:
         """What the graph is compared with, in words, for the manifest."""
         import transformers

@@ -20,12 +20,10 @@ from edgellm_core.tracing.errors import UnsupportedArchitectureError, Untraceabl
 from edgellm_core.tracing.modeling_code import quiet_libraries, refused_as_untraceable
 from edgellm_core.tracing.trace import trace
 
-MAMBA = {"vocab_size": 131, "hidden_size": 48, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 4}
 RWKV = {"vocab_size": 131, "hidden_size": 48, "num_hidden_layers": 2, "attention_hidden_size": 48}
 OPENAI_GPT = {"vocab_size": 131, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64}
 
 REFUSED = {
-    "mamba": ({"model_type": "mamba", **MAMBA}, r"MambaForCausalLM .*layer 0 .* in a LinearAttentionLayer"),
     "rwkv": ({"model_type": "rwkv", **RWKV}, r"RwkvForCausalLM .*instead of the KV cache it was given"),
     "openai-gpt": ({"model_type": "openai-gpt", **OPENAI_GPT}, r"OpenAIGPTLMHeadModel .*instead of the KV cache"),
 }  # fmt: skip
