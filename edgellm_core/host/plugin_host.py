@@ -26,6 +26,7 @@ from edgellm_core.host.errors import (
     HookFailedError,
     HookResultError,
     RepeatedClaimError,
+    TransformersRangeError,
     UnknownResolvedFamilyError,
 )
 from edgellm_core.host.hook_trace import trace_hooks
@@ -179,7 +180,8 @@ class PluginHost:
         try:
             plugin = self._loaded(candidate)
         except EdgellmError as error:
-            self._entries.append(replace(_record(candidate), status="skipped", error=str(error)))
+            unfit = error.family if isinstance(error, TransformersRangeError) else ""
+            self._entries.append(replace(_record(candidate), status="skipped", error=str(error), unfit=unfit))
         else:
             self._plugins.append(plugin)
             self._entries.append(plugin)
