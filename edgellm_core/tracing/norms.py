@@ -54,7 +54,7 @@ def classify_norm(module: nn.Module) -> NormKind | None:
         values = {name: torch.randn(tuple(p.shape), generator=generator) for name, p in parameters.items()}
         try:
             expected = torch.func.functional_call(module, values, (x,))
-        except (TypeError, RuntimeError):  # takes more than one tensor (gated norms), or other shapes
+        except (TypeError, RuntimeError, AttributeError):  # takes a second tensor (gated norms), or other shapes
             return None
         if not isinstance(expected, torch.Tensor) or expected.shape != x.shape:
             return None

@@ -176,8 +176,8 @@ def test_the_model_is_not_changed_by_a_refusal(plain_family, report):
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
     before = SimpleNamespace(sdpa=AttentionInterface()["sdpa"], mask=ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    with pytest.raises(UntraceableModelError, match="MambaForCausalLM"):
-        trace(transformers_config(REFUSED["mamba"][0]), plain_family, "fp32", full_depth=False, report=report)
+    with pytest.raises(UntraceableModelError, match="RwkvForCausalLM"):
+        trace(transformers_config(REFUSED["rwkv"][0]), plain_family, "fp32", full_depth=False, report=report)
     trace(transformers_config(fields_of("llama")), plain_family, "fp32", full_depth=False, report=report)
     assert AttentionInterface()["sdpa"] is before.sdpa
     assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is before.mask

@@ -98,6 +98,8 @@ NAMING = LayerNaming("model.layers")
         ("model.layers.12.w", 12, "model.layers.7.w"),
         ("past_key_values.3.key", 3, "past_key_values.7.key"),
         ("present.0.value", 0, "present.7.value"),
+        ("past_state.3.conv_1", 3, "past_state.7.conv_1"),
+        ("present_state.0.recurrent", 0, "present_state.7.recurrent"),
     ],
 )
 def test_names_that_speak_of_a_layer(name, layer, renamed):

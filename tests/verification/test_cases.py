@@ -33,6 +33,10 @@ def test_the_demanded_cases_are_planned():
     assert chunked.chunks == (10, 10)
 
 
+def test_a_graph_of_one_token_a_step_is_not_asked_for_chunks():
+    assert [case.name for case in plan_cases(PROMPTS, one_token=True)] == [*["prompt alone"] * 4, "padded batch"]
+
+
 @pytest.mark.parametrize("case", plan_cases(PROMPTS), ids=lambda case: f"{case.name} {case.prompts}")
 def test_the_steps_of_a_case_read_its_rows(case):
     steps = list(prefill_inputs(case))
