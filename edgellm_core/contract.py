@@ -60,50 +60,6 @@ class GraphDimensions:
     appends: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinearFormat:
-    """How the numbers of one quantized linear layer are stored and multiplied.
-
-    Attributes:
-        weight: element type of the stored weights, in ONNX's spelling: ``float8_e4m3fn``, ``int8``, ``int4`` or
-            ``float4_e2m1``.
-        granularity: which weights share a scale: all of the ``tensor``, those of an output ``channel``, or a ``block``
-            of neighbours along in_features.
-        block_size: weights in a block; 0 unless ``granularity`` is ``block``.
-        block_scale: element type of the block scales: ``float16``, ``float8_e4m3fn`` (with a float32 scale of the
-            whole tensor above it) or ``float8_e8m0fnu``; empty unless ``granularity`` is ``block``.
-        activation: element type that the input is rounded to before the product; empty for weight-only formats. It is
-            scaled per tensor by a calibrated scale, or in blocks like the weights where those have an 8-bit scale.
-    """
-
-    weight: str
-    granularity: str
-    block_size: int = 0
-    block_scale: str = ""
-    activation: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuantizationScheme:
-    """A way to quantize a model, for ``--precision``.
-
-    Attributes:
-        name: value of ``--precision``.
-        format: how its linear layers are stored and multiplied.
-        algorithm: how scales are found: ``max`` (largest magnitude seen), ``smoothquant`` (arXiv:2211.10438), ``awq``
-            (arXiv:2306.00978) or ``none`` (weights alone decide).
-        block_sizes: block sizes that may be asked for; the first that divides in_features is taken. Empty where the
-            format fixes it.
-        compute_capability: 10 * major + minor of the oldest GPU with instructions for it.
-    """
-
-    name: str
-    format: LinearFormat
-    algorithm: str
-    block_sizes: tuple[int, ...] = ()
-    compute_capability: int = 75
-
-
 class ModelFamily:
     """One model family: which checkpoints it claims, and what is special about them.
 
@@ -148,7 +104,8 @@ class ModelFamily:
     def module_forwards(self) -> Mapping[str, ModuleForward]:
         """Return layer wrappers: class name of a module → forward that replaces it while tracing.
 
-        A wrapper that takes one tensor is probed on random numbers against the forward that it replaces.
+        A wrapper that takes one tensor is probed on random numbers against the forward that it replaces. A name that
+        neither the model nor its modeling file has is an error.
         """
         return {}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.docstrings import first_line, parse_docstring, to_markdown
 from tests.generated_conformance import conformance_page
+from tests.generated_coverage import coverage_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -399,6 +400,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "bundle.md": bundle_page,
     "errors.md": errors_page,
     "conformance.md": lambda: conformance_page(table),
+    "coverage.md": lambda: coverage_page(table),
 }
 """File in ``docs/reference`` → what makes its text."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgellm_core.checkpoint.preflight import Summary, read_metadata, summarize
+from edgellm_core.checkpoint.preflight import Metadata, Summary, read_metadata, summarize
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.registry import ModelRegistry
 
@@ -79,6 +79,15 @@ def detect(
     """
     host = host or PluginHost.load(plugin_paths=plugin_paths)
     metadata = read_metadata(source, registry=registry or ModelRegistry.load(), revision=revision)
+    return judge(metadata, host, family=family, precision=precision)
+
+
+def judge(metadata: Metadata, host: PluginHost, *, family: str | None, precision: str) -> Detection:
+    """Say what a model is from its metadata.
+
+    Raises:
+        UserError: the family is unknown.
+    """
     config = metadata.config
     selection = host.select(config, forced=family, directory=metadata.directory)
     generic = selection.family.name == GENERIC_FAMILY
@@ -86,8 +95,15 @@ def detect(
     model_type = config.get("model_type")
     return Detection(
         selection=selection,
-        nearest=tuple(host.nearest(config)) if generic else (),
+        nearest=tuple(host.nearest(config, _tensor_names(metadata))) if generic else (),
         model_type=model_type if isinstance(model_type, str) else None,
         architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
         summary=summarize(metadata, precision=precision, claimed=not generic),
     )
+
+
+def _tensor_names(metadata: Metadata) -> list[str]:
+    """Return the tensor names where they are transformers' own; a GGUF file has others."""
+    if metadata.location.kind not in {"directory", "hub"}:
+        return []
+    return [tensor.name for tensor in metadata.tensors or ()]

@@ -1,4 +1,4 @@
-"""Reads and downloads hub repositories: safetensors, JSON and tokenizer files only, pinned to one commit."""
+"""Reads and downloads hub repositories, pinned to one commit: safetensors, JSON and tokenizer files, code if asked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgellm_core.checkpoint.errors import DiskSpaceError, HubError
 from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.checkpoint.machine import free_disk
+from edgellm_core.checkpoint.own_code import code_names
 from edgellm_core.checkpoint.shards import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -109,8 +110,8 @@ def missing_config(repository: Repository) -> HubError:
     return HubError(repository.id, "it has no config.json", remedy)
 
 
-def fetch_tensor_metadata(repository: Repository) -> Iterator[Any]:
-    """Yield ``huggingface_hub.utils.TensorInfo`` of every tensor, read by range requests; no weights."""
+def fetch_tensor_metadata(repository: Repository) -> Iterator[tuple[str, Any]]:
+    """Yield name and ``huggingface_hub.utils.TensorInfo`` of every tensor, read by range requests; no weights."""
     from huggingface_hub import get_safetensors_metadata
     from huggingface_hub.errors import SafetensorsParsingError
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -122,7 +123,7 @@ def fetch_tensor_metadata(repository: Repository) -> Iterator[Any]:
         except SafetensorsParsingError as error:
             raise HubError(repository.id, "a safetensors header of it is damaged", "Tell its owner.") from error
     for file in metadata.files_metadata.values():
-        yield from file.tensors.values()
+        yield from file.tensors.items()
 
 
 def weight_files(repository: Repository) -> list[str]:
@@ -143,8 +144,22 @@ def weight_files(repository: Repository) -> list[str]:
     return sorted(set(weight_map.values()))
 
 
-def download(location: Location, report: Reporter) -> tuple[Path, str]:
-    """Download what a build needs and return its directory and commit.
+def download_code(location: Location) -> Path:
+    """Download config.json and the repository's own Python files, and return their directory.
+
+    Raises:
+        HubError: the repository is not there, not accessible, or the hub is not reachable.
+    """
+    repository = list_repository(location)
+    if "config.json" not in repository.files:
+        raise missing_config(repository)
+    for name in code_names(repository.files):
+        _fetch(repository, name)
+    return _fetch(repository, "config.json").parent
+
+
+def download(location: Location, report: Reporter, *, code: bool = False) -> tuple[Path, str]:
+    """Download what a build needs, with ``code`` also Python files, and return its directory and commit.
 
     Without network an earlier complete download of the same revision is used, and said.
 
@@ -166,6 +181,7 @@ def download(location: Location, report: Reporter) -> tuple[Path, str]:
         raise missing_config(repository)
     weights = weight_files(repository)
     wanted = [*repository.sidecars(), *weights, *([] if SINGLE_FILE in weights else [INDEX_FILE])]
+    wanted += code_names(repository.files) if code else []
     missing = missing_bytes(repository, wanted)
     cache = hub_cache()
     if missing > free_disk(cache):

@@ -31,11 +31,13 @@ class TensorSpec:
     """One tensor of a source that may not be on this machine.
 
     Attributes:
+        name: as the source spells it.
         element_type: as the source spells it, for example ``BF16`` or ``Q4_1``.
         shape: dimensions.
         nbytes: bytes of its data in the source.
     """
 
+    name: str
     element_type: str
     shape: tuple[int, ...]
     nbytes: int
@@ -110,7 +112,9 @@ def read_metadata(source: str, *, registry: ModelRegistry, revision: str | None 
     from edgellm_core.checkpoint.gguf_header import read_gguf_header
 
     header = read_gguf_header(location.path)
-    tensors = [TensorSpec(element_type=t.element_type, shape=t.shape, nbytes=t.nbytes) for t in header.tensors]
+    tensors = [
+        TensorSpec(name=t.name, element_type=t.element_type, shape=t.shape, nbytes=t.nbytes) for t in header.tensors
+    ]
     return Metadata(location=location, config=config_from_gguf(header), tensors=tensors)
 
 
@@ -166,9 +170,9 @@ def _directory_metadata(location: Location, directory: Path) -> Metadata:
     except PickleCheckpointError as error:
         return Metadata(location=location, config=config, tensors=None, directory=directory, pickles=str(error))
     tensors = [
-        TensorSpec(element_type=entry.element_type, shape=entry.shape, nbytes=entry.nbytes)
+        TensorSpec(name=name, element_type=entry.element_type, shape=entry.shape, nbytes=entry.nbytes)
         for header in headers
-        for entry in header.tensors.values()
+        for name, entry in header.tensors.items()
     ]
     return Metadata(location=location, config=config, tensors=tensors, directory=directory)
 
@@ -204,11 +208,12 @@ def _hub_tensors(repository: Repository) -> list[TensorSpec]:
 
     return [
         TensorSpec(
+            name=name,
             element_type=tensor.dtype,
             shape=tuple(tensor.shape),
             nbytes=tensor.data_offsets[1] - tensor.data_offsets[0],
         )
-        for tensor in fetch_tensor_metadata(repository)
+        for name, tensor in fetch_tensor_metadata(repository)
     ]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.json_files import read_config, read_json
 from edgellm_core.checkpoint.location import Location, SourceKind, locate
+from edgellm_core.checkpoint.own_code import code_digest
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Checkpoint:
         config: contents of config.json.
         tensors: every tensor by name.
         headers: headers of the safetensors files.
+        trust_remote_code: the user lets the checkpoint's own modeling code run.
     """
 
     directory: Path
@@ -62,6 +64,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: TensorIndex
     headers: Sequence[SafetensorsHeader]
+    trust_remote_code: bool = False
 
     @property
     def generation_config(self) -> Mapping[str, Any]:
@@ -76,11 +79,15 @@ class Checkpoint:
         """Return the files of the tokenizer and chat template that exist."""
         return tuple(self.directory / name for name in TOKENIZER_FILES if (self.directory / name).is_file())
 
+    def code_digest(self) -> str:
+        """Return a sha256 over the checkpoint's own Python files; empty where they are not trusted and never run."""
+        return code_digest(self.directory) if self.trust_remote_code else ""
+
     def fingerprint(self) -> str:
         """Return a sha256 that changes with every file that a build reads, without reading weights.
 
         Over config.json, generation_config.json and tokenizer files (bytes), and over name, size, modification time in
-        ns and header of each safetensors file.
+        ns and header of each safetensors file; and over the checkpoint's own code where that is trusted.
         """
         digest = hashlib.sha256()
         extras = [path for path in (self.directory / "generation_config.json",) if path.is_file()]
@@ -89,11 +96,17 @@ class Checkpoint:
         for header in self.headers:
             status = header.file.stat()
             _add(digest, header.file.name.encode(), f"{status.st_size} {status.st_mtime_ns}".encode(), header.raw)
+        _add(digest, self.code_digest().encode())
         return digest.hexdigest()
 
 
 def open_checkpoint(
-    source: str, *, registry: ModelRegistry, revision: str | None = None, report: Reporter
+    source: str,
+    *,
+    registry: ModelRegistry,
+    revision: str | None = None,
+    report: Reporter,
+    trust_remote_code: bool = False,
 ) -> Checkpoint:
     """Open a model, after downloading or dequantizing it where that is needed.
 
@@ -102,6 +115,7 @@ def open_checkpoint(
         registry: the known models.
         revision: branch, tag or commit of a hub repository.
         report: told about downloads and conversions.
+        trust_remote_code: let the checkpoint's own modeling code run; from the hub it is downloaded too.
 
     Raises:
         UserError: the source can't be found or read, or is not a complete safetensors checkpoint; one class per cause
@@ -111,10 +125,10 @@ def open_checkpoint(
     if location.path is None:
         from edgellm_core.checkpoint.hub import download
 
-        directory, commit = download(location, report)
-        return open_directory(directory, location, revision=commit)
+        directory, commit = download(location, report, code=trust_remote_code)
+        return open_directory(directory, location, revision=commit, trust_remote_code=trust_remote_code)
     if location.kind == "directory":
-        return open_directory(location.path, location)
+        return open_directory(location.path, location, trust_remote_code=trust_remote_code)
     from edgellm_core.checkpoint.gguf_conversion import converted_checkpoint, file_digest
 
     digest = file_digest(location.path)
@@ -123,7 +137,12 @@ def open_checkpoint(
 
 
 def open_directory(
-    directory: Path, location: Location, *, revision: str | None = None, digest: str | None = None
+    directory: Path,
+    location: Location,
+    *,
+    revision: str | None = None,
+    digest: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Checkpoint:
     """Open a directory of safetensors.
 
@@ -132,6 +151,7 @@ def open_directory(
         location: what the user asked for.
         revision: commit or version, for the record.
         digest: digest for the record; None computes it from the files.
+        trust_remote_code: let the checkpoint's own modeling code run.
     """
     config = read_config(directory)
     headers = read_headers(directory)
@@ -142,7 +162,12 @@ def open_directory(
         digest=digest or directory_digest(directory, headers),
     )
     return Checkpoint(
-        directory=directory, source=record, config=config, tensors=index_tensors(headers), headers=headers
+        directory=directory,
+        source=record,
+        config=config,
+        tensors=index_tensors(headers),
+        headers=headers,
+        trust_remote_code=trust_remote_code,
     )
 
 

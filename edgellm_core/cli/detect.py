@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm_core.cli.options import trust_option
 from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
@@ -26,27 +27,30 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option("--precision", type=click.Choice(list(ELEMENT_TYPES)), default="fp16", show_default=True)
+@click.option(
+    "--deep", is_flag=True,
+    help="Also run one forward without weights and say, layer by layer, what a trace captures. Loads torch.",
+)  # fmt: skip
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def detect(
-    source: str,
-    family: str | None,
-    plugin_paths: tuple[Path, ...],
-    revision: str | None,
-    precision: str,
-    as_json: bool,
-) -> None:
+def detect(source: str, *, deep: bool, as_json: bool, **options: Any) -> None:
     """Say which family and plugin SOURCE belongs to, its sizes, what a build takes, and what will not work.
 
     SOURCE is a name of the registry, owner/name on the hub, a directory, or a .gguf file. No weights are read.
     """
-    from edgellm_core.checkpoint.detection import detect as run
+    from edgellm_core.api import detect as run
 
-    detection = run(source, family=family, plugin_paths=plugin_paths, revision=revision, precision=precision)
+    detection = run(source, deep=deep, **options)
     if as_json:
         click.echo(json.dumps(detection.to_json(), indent=2, ensure_ascii=False))
         return
     for line in _lines(detection):
         click.echo(line)
+    if deep:
+        from edgellm_core.cli.survey import survey_lines
+
+        for line in survey_lines(detection):
+            click.echo(line)
 
 
 def _lines(detection: Detection) -> Iterator[str]:

@@ -26,9 +26,16 @@ def model_options(command: Command) -> Command:
         click.option("--force", is_flag=True, help="Replace an existing bundle."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event."),
     ]
-    for option in reversed(options):
+    for option in reversed([*options, trust_option]):
         command = option(command)
     return command
+
+
+def trust_option(command: Command) -> Command:
+    """Add the option that lets a checkpoint's own modeling code run."""
+    return click.option(
+        "--trust-remote-code", is_flag=True, help="Run the modeling code that the checkpoint brings itself (auto_map)."
+    )(command)
 
 
 def engine_options(command: Command) -> Command:

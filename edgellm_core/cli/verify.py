@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellm_core.cli.options import trust_option
 from edgellm_core.cli.progress import listening
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgellm_core.bundle import Bundle
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.events import Reporter
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
 )
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event, the last with the result.")
 def verify(
     bundle: Path,
@@ -36,6 +41,7 @@ def verify(
     requested: str,
     max_memory: str | None,
     plugin_paths: tuple[Path, ...],
+    trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     """Compare the graph of BUNDLE with the model that it was built from.
@@ -48,8 +54,9 @@ def verify(
 
     budget = None if max_memory is None else parse_bytes(max_memory)
     loaded = load_bundle(bundle)
+    opened = functools.partial(_open_source, loaded, source, trust_remote_code=trust_remote_code)
     with listening(as_json=as_json) as listener, stage_events("verify", listener) as report:
-        result = _compare(loaded, source, requested, budget, plugin_paths, report)
+        result = _compare(loaded, opened, requested, budget, plugin_paths, report)
     if loaded.manifest.verification.status == "skipped":
         write_manifest(loaded.directory, loaded.manifest.model_copy(update={"verification": result.record()}))
     if as_json:
@@ -61,7 +68,7 @@ def verify(
 
 def _compare(
     bundle: Bundle,
-    source: str | None,
+    open_source: Callable[[Reporter], Checkpoint],
     requested: str,
     max_memory: int | None,
     plugin_paths: tuple[Path, ...],
@@ -73,7 +80,7 @@ def _compare(
 
     manifest = bundle.manifest
     host = PluginHost.load(plugin_paths)
-    checkpoint = _open_source(bundle, source, report)
+    checkpoint = open_source(report)
     selection = host.select(checkpoint.config, forced=manifest.family.name, directory=checkpoint.directory)
     mode = choose_mode(requested, checkpoint, manifest.precision, max_memory=max_memory, report=report)
     return verify_graph(
@@ -81,7 +88,7 @@ def _compare(
     )
 
 
-def _open_source(bundle: Bundle, source: str | None, report: Reporter) -> Checkpoint:
+def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_remote_code: bool) -> Checkpoint:
     """Open the original, and refuse another checkpoint than the one that the bundle was built from."""
     from edgellm_core.checkpoint.source import open_checkpoint
     from edgellm_core.registry import ModelRegistry
@@ -97,7 +104,9 @@ def _open_source(bundle: Bundle, source: str | None, report: Reporter) -> Checkp
             source = next(named, recorded.id)
         elif recorded.kind == "hub":
             revision = recorded.revision
-    checkpoint = open_checkpoint(source, registry=registry, revision=revision, report=report)
+    checkpoint = open_checkpoint(
+        source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code
+    )
     if checkpoint.source.digest != recorded.digest:
         raise SourceDiffersError(bundle.directory, source, recorded.digest, checkpoint.source.digest)
     return checkpoint

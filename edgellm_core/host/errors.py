@@ -130,6 +130,7 @@ class TransformersRangeError(PluginError):
 
     def __init__(self, plugin: str, family: str, wanted: str, installed: str | None) -> None:
         """Build ``Plugin 'x': family 'y' needs transformers >=6; 5.23.0 is installed. …``."""
+        self.family = family
         have = f"{installed} is installed" if installed else "it is not installed"
         super().__init__(
             f"Plugin {plugin!r}: family {family!r} needs transformers {wanted}; {have}. Install a version in that "

@@ -26,6 +26,7 @@ from edgellm_core.host.errors import (
     HookFailedError,
     HookResultError,
     RepeatedClaimError,
+    TransformersRangeError,
     UnknownResolvedFamilyError,
 )
 from edgellm_core.host.hook_trace import trace_hooks
@@ -155,9 +156,9 @@ class PluginHost:
             return plugin.name, name
         return None
 
-    def nearest(self, config: Mapping[str, Any]) -> list[str]:
-        """Return up to three families whose names or claims look like a config's, the nearest first."""
-        return nearest_families(self._claims, config)
+    def nearest(self, config: Mapping[str, Any], tensor_names: Sequence[str] = ()) -> list[str]:
+        """Return up to three families whose names, config keys and tensor names are near a checkpoint's."""
+        return nearest_families(self._claims, config, tensor_names)
 
     def before_stage(self, stage: str, settings: Mapping[str, Any]) -> None:
         """Tell plugins that a stage begins; HookFailedError names one that raises."""
@@ -179,7 +180,8 @@ class PluginHost:
         try:
             plugin = self._loaded(candidate)
         except EdgellmError as error:
-            self._entries.append(replace(_record(candidate), status="skipped", error=str(error)))
+            unfit = error.family if isinstance(error, TransformersRangeError) else ""
+            self._entries.append(replace(_record(candidate), status="skipped", error=str(error), unfit=unfit))
         else:
             self._plugins.append(plugin)
             self._entries.append(plugin)

@@ -53,6 +53,7 @@ class PluginRecord:
         status: what became of it.
         error: why it was skipped; None unless it was.
         notes: sentences about claims that it took or lost.
+        unfit: the family for whose range of transformers versions it was skipped; empty for any other reason.
     """
 
     name: str
@@ -64,6 +65,7 @@ class PluginRecord:
     status: Status = "active"
     error: str | None = None
     notes: tuple[str, ...] = ()
+    unfit: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types; claims are objects with ``key`` and ``value``."""

@@ -6,9 +6,12 @@ import difflib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from edgellm_core.host.structure import Parts, parts_of_checkpoint, parts_of_modeling
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgellm_core.contract import ModelFamily
     from edgellm_core.host.claims import ClaimTable
 
 GENERIC: Final = "generic"
@@ -19,6 +22,10 @@ NEAREST: Final = 3
 
 SIMILARITY: Final = 0.6
 """Least ``difflib`` ratio of a near name; difflib's own default."""
+
+LIKENESS: Final = 0.7
+"""Least likeness of the parts of a near family. Checkpoints of a family have 0.8 with its own modeling code, llama's
+near copies the same, and models of another build (GPT-2, BLOOM) 0.2 with any."""
 
 HEAD_SUFFIX: Final = re.compile(r"(For[A-Z]\w*|LMHeadModel|Model)$")
 """End of an architecture's name; with it every two architectures would look alike."""
@@ -46,16 +53,37 @@ def select_claimed(claims: ClaimTable, config: Mapping[str, Any]) -> tuple[str, 
     return GENERIC, reason
 
 
-def nearest_families(claims: ClaimTable, config: Mapping[str, Any]) -> list[str]:
-    """Return up to three families whose names or claims look like the config's, the nearest first."""
+def nearest_families(claims: ClaimTable, config: Mapping[str, Any], tensor_names: Sequence[str] = ()) -> list[str]:
+    """Return up to three families whose names or parts look like the checkpoint's, the nearest first.
+
+    Args:
+        claims: who claims what.
+        config: contents of config.json.
+        tensor_names: tensors of the checkpoint; without them names alone are compared.
+    """
     wanted = [_stem(name) for name in (*architectures_of(config), config.get("model_type")) if isinstance(name, str)]
     best: dict[str, float] = {}
+    families: dict[str, ModelFamily] = {}
     for key in ("family", "model_type", "architectures"):
         for value, family in claims.items(key):
             ratio = max((difflib.SequenceMatcher(None, _stem(value), name).ratio() for name in wanted), default=0.0)
             best[family.name] = max(ratio, best.get(family.name, 0.0))
-    near = [name for name, ratio in best.items() if ratio >= SIMILARITY and name != GENERIC]
-    return sorted(near, key=lambda name: (-best[name], name))[:NEAREST]
+            families[family.name] = family
+    scores = {name: ratio if ratio >= SIMILARITY else 0.0 for name, ratio in best.items() if name != GENERIC}
+    if tensor_names:
+        checkpoint = parts_of_checkpoint(config, tensor_names)
+        for name in scores:
+            likeness = _likeness(checkpoint, families[name])
+            scores[name] += likeness if likeness >= LIKENESS else 0.0
+    near = [name for name, score in scores.items() if score]
+    return sorted(near, key=lambda name: (-scores[name], name))[:NEAREST]
+
+
+def _likeness(checkpoint: Parts, family: ModelFamily) -> float:
+    """Return how near a checkpoint is to the modeling code of a family."""
+    types = (family.modeled_as, *family.model_types)
+    parts = next((found for model_type in types if model_type and (found := parts_of_modeling(model_type))), None)
+    return checkpoint.likeness(parts) if parts is not None else 0.0
 
 
 def architectures_of(config: Mapping[str, Any]) -> list[str]:

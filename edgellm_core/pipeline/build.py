@@ -131,7 +131,11 @@ def _run(job: Job) -> None:
 
 def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
     checkpoint = open_checkpoint(
-        job.source, registry=ModelRegistry.load(), revision=job.settings.revision, report=report
+        job.source,
+        registry=ModelRegistry.load(),
+        revision=job.settings.revision,
+        report=report,
+        trust_remote_code=job.settings.trust_remote_code,
     )
     quantization = checkpoint.config.get("quantization_config")
     if quantization:

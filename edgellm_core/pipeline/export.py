@@ -79,7 +79,12 @@ def export_graph(
         EdgellmError: the model can't be exported; one class per cause.
     """
     key = trace_key(
-        checkpoint.config, checkpoint.tensors, selection, settings.precision, full_depth=settings.full_depth
+        checkpoint.config,
+        checkpoint.tensors,
+        selection,
+        settings.precision,
+        full_depth=settings.full_depth,
+        own_code=checkpoint.code_digest(),
     )
     template = _trace_stage(key, checkpoint, selection, settings, host, runner)
     lowered: LoweredGraph = runner.run("surgery", lambda _report: lower(template, selection, target, host))
@@ -117,7 +122,13 @@ def _trace_stage(
         from edgellm_core.tracing.configuration import load_config
         from edgellm_core.tracing.trace import trace
 
-        config = load_config(checkpoint.directory, checkpoint.config, selection.family, host.nearest)
+        config = load_config(
+            checkpoint.directory,
+            checkpoint.config,
+            selection.family,
+            host.nearest,
+            trust_remote_code=checkpoint.trust_remote_code,
+        )
         with collected_soon():
             return trace(
                 config,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from edgellm_core.bundle import check_output
+from edgellm_core.checkpoint.own_code import code_digest
 from edgellm_core.checkpoint.preflight import read_metadata, summarize
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.host import PluginHost
@@ -108,5 +109,8 @@ def _is_traced(metadata: Metadata, selection: Selection, settings: BuildSettings
     if metadata.directory is None or metadata.tensors is None:
         return False
     names = index_tensors(read_headers(metadata.directory))
-    key = trace_key(metadata.config, names, selection, settings.precision, full_depth=settings.full_depth)
+    code = code_digest(metadata.directory) if settings.trust_remote_code else ""
+    key = trace_key(
+        metadata.config, names, selection, settings.precision, full_depth=settings.full_depth, own_code=code
+    )
     return cached_template(key) is not None

@@ -38,6 +38,7 @@ class BuildSettings:
         max_input_len: longest prompt of the engine; None for its default.
         max_seq_len: longest sequence of the engine; None for its default.
         max_memory: budget of main memory in bytes; None for what is free.
+        trust_remote_code: let the modeling code that a checkpoint brings itself run.
         use_cache: use cached traces and finished stages.
         force: replace an existing bundle.
 
@@ -59,6 +60,7 @@ class BuildSettings:
     max_input_len: int | None = None
     max_seq_len: int | None = None
     max_memory: int | None = None
+    trust_remote_code: bool = False
     use_cache: bool = True
     force: bool = False
 

@@ -27,8 +27,12 @@ def trace_key(
     precision: str,
     *,
     full_depth: bool,
+    own_code: str = "",
 ) -> str:
-    """Return the key of a trace: over config.json, names of tensors, versions, plugin, settings and the core's code."""
+    """Return the key of a trace: over config.json, names of tensors, versions, plugin, settings and code.
+
+    ``own_code`` is the digest of the checkpoint's own code; empty where that does not run.
+    """
     relevant = {key: value for key, value in config.items() if key not in IRRELEVANT_KEYS}
     family = [selection.family.name, selection.plugin.name, plugin_digest(selection.plugin)]
     return digest_of(
@@ -37,7 +41,7 @@ def trace_key(
         installed_versions(TRACE_PACKAGES),
         family,
         [precision, full_depth],
-        code_digest(),
+        [code_digest(), own_code],
     )
 
 

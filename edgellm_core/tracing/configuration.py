@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.checkpoint.own_code import own_classes
 from edgellm_core.tracing.errors import InvalidConfigError, UnreadConfigKeysError, UnsupportedArchitectureError
+from edgellm_core.tracing.remote_code import load_own_config_class, refuse_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +66,8 @@ def load_config(
     config: Mapping[str, Any],
     family: ModelFamily,
     nearest: Callable[[Mapping[str, Any]], Sequence[str]] = lambda _config: (),
+    *,
+    trust_remote_code: bool = False,
 ) -> PreTrainedConfig:
     """Return the transformers config of a checkpoint, as the family wants it.
 
@@ -73,13 +77,39 @@ def load_config(
         family: the family that was selected; what it is modeled as is used where transformers does not know the
             checkpoint's own ``model_type``.
         nearest: names of families near a config, for the error message.
+        trust_remote_code: run the modeling code that the checkpoint brings itself, if it does; it then decides over
+            transformers' own.
 
     Raises:
         UnsupportedArchitectureError: transformers has no causal language model for it.
+        UntrustedCodeError: the checkpoint's own code does, and is not trusted.
+        FailedCodeError: that code can't be used.
         InvalidConfigError: transformers refuses its values.
         UnreadConfigKeysError: it has keys that neither transformers nor the family reads.
     """
     from huggingface_hub.errors import StrictDataclassError
+
+    if trust_remote_code and own_classes(config):
+        config_class = load_own_config_class(directory, config)
+    else:
+        config_class = _known_class(directory, config, family, nearest)
+    fields = {key: _special_floats(value) for key, value in config.items() if key not in HANDLED_ELSEWHERE}
+    try:
+        loaded: PreTrainedConfig = config_class.from_dict(fields)
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise InvalidConfigError(directory, " ".join(str(error).split())) from error
+    refuse_unread_keys(config, loaded, family)
+    family.prepare_config(loaded)
+    return loaded
+
+
+def _known_class(
+    directory: Path,
+    config: Mapping[str, Any],
+    family: ModelFamily,
+    nearest: Callable[[Mapping[str, Any]], Sequence[str]],
+) -> type[PreTrainedConfig]:
+    """Return transformers' own config class of a checkpoint."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -88,16 +118,11 @@ def load_config(
         (name for name in (model_type, family.modeled_as, *family.model_types) if name in CONFIG_MAPPING), None
     )
     if known is None or known not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        refuse_untrusted(directory, config)
         reason = "the installed transformers " + ("does not know it" if known is None else NO_CAUSAL_LM)
         raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, nearest(config))
-    fields = {key: _special_floats(value) for key, value in config.items() if key not in HANDLED_ELSEWHERE}
-    try:
-        loaded = CONFIG_MAPPING[known].from_dict(fields)
-    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
-        raise InvalidConfigError(directory, " ".join(str(error).split())) from error
-    refuse_unread_keys(config, loaded, family)
-    family.prepare_config(loaded)
-    return loaded
+    found: type[PreTrainedConfig] = CONFIG_MAPPING[known]
+    return found
 
 
 def refuse_unread_keys(config: Mapping[str, Any], loaded: PreTrainedConfig, family: ModelFamily) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from edgellm_core.errors import PluginError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 class UnsupportedArchitectureError(UserError):
@@ -19,6 +20,29 @@ class UnsupportedArchitectureError(UserError):
         remedy = f"Nearest families: {near}; try one with --family NAME." if near else "Name a family with --family."
         super().__init__(
             f"config.json has model_type {model_type!r} and architectures {architectures!r}: {reason}. {remedy}"
+        )
+
+
+class UntrustedCodeError(UserError):
+    """The checkpoint brings its own modeling code, which would run on this machine."""
+
+    def __init__(self, directory: object, reference: str) -> None:
+        """Name the checkpoint, the file and the option."""
+        module, _, name = reference.rpartition("--")[2].rpartition(".")
+        super().__init__(
+            f"{str(directory)!r} is computed by its own code: {name} in {module}.py, which transformers does not have. "
+            f"Read that file, and give --trust-remote-code if it may run here."
+        )
+
+
+class FailedCodeError(UserError):
+    """The checkpoint's own modeling code can't be used."""
+
+    def __init__(self, directory: object, reason: str) -> None:
+        """Name the checkpoint and the reason."""
+        super().__init__(
+            f"The modeling code of {str(directory)!r} can't be used: {reason}. Complete the Python files beside its "
+            f"config.json, or name a family with --family."
         )
 
 
@@ -69,6 +93,19 @@ class WrongWrapperError(PluginError):
         super().__init__(
             f"Family {family!r}: the wrapper for {module!r} must equal the module that it replaces; "
             f"on random numbers it was off by {error:.2g} (relative). Correct module_forwards()."
+        )
+
+
+class UnusedWrapperError(PluginError):
+    """A family wraps a class that the model does not have, so nothing would be replaced."""
+
+    def __init__(self, family: str, module: str, model: str, known: Iterable[str]) -> None:
+        """Name the family and the class, and offer the nearest class of the model."""
+        names = {name.lower(): name for name in sorted(known)}
+        close = difflib.get_close_matches(module.lower(), names, n=1, cutoff=0.6)
+        remedy = f"Did you mean {names[close[0]]!r}?" if close else f"It has {', '.join(list(names.values())[:20])}."
+        super().__init__(
+            f"Family {family!r}: module_forwards() must name classes of the model; {model} has no {module!r}. {remedy}"
         )
 
 

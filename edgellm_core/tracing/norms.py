@@ -107,6 +107,12 @@ def _forward(module: nn.Module, norm: NormKind, x: torch.Tensor, *args: object, 
     return normed if bias is None else normed + bias
 
 
+def recorded_kind(module: nn.Module) -> NormKind | None:
+    """Return what a module is being recorded as; None for one that is not recorded as a norm."""
+    forward = vars(module).get("forward")
+    return forward.args[1] if isinstance(forward, functools.partial) and forward.func is _forward else None
+
+
 @contextlib.contextmanager
 def recorded_norms(model: nn.Module) -> Iterator[None]:
     """Record recognised norm modules as semantic operators in the body."""

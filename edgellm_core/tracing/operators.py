@@ -29,8 +29,8 @@ class Recorder:
     calls: Counter[tuple[str, int | None]] = field(default_factory=Counter)
     layer: int | None = None
 
-    def count(self, operator: str) -> None:
-        """Count one call in the current layer."""
+    def count(self, operator: str, attributes: Mapping[str, Any]) -> None:  # noqa: ARG002  # for subclasses
+        """Count one call, with these attributes, in the current layer."""
         self.calls[operator, self.layer] += 1
 
 
@@ -75,7 +75,7 @@ def _emit(
 
         return FORMULAS[name](*inputs, **attrs)
     for recorder in _recorders:
-        recorder.count(name)
+        recorder.count(name, attrs)
     return symbolic(f"{DOMAIN}::{name}", inputs, attrs, dtype=dtype, shape=shape, version=_VERSION)
 
 

@@ -14,6 +14,8 @@ from torch.export import Dim, ExportedProgram
 from edgellm_core.tracing import operators
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import present_tensors, traced_cache
+from edgellm_core.tracing.complex_numbers import complex_pairs
+from edgellm_core.tracing.dynamic_rope import dynamic_frequencies
 from edgellm_core.tracing.experts import dense_experts_implementation
 from edgellm_core.tracing.layer_states import LayerState, StateTensor, state_tensors
 from edgellm_core.tracing.lean_imports import import_partitioners
@@ -50,13 +52,11 @@ class TracedProgram:
         program: the exported program.
         input_names: one name per user input, in order.
         output_names: one name per output, in order.
-        calls: operators that the forward emitted, by operator and layer.
     """
 
     program: ExportedProgram
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    recorder: operators.Recorder
 
 
 class DecoderForward(nn.Module):
@@ -65,7 +65,6 @@ class DecoderForward(nn.Module):
     def __init__(self, model: PreTrainedModel, family: ModelFamily, states: Sequence[LayerState], depth: int) -> None:
         super().__init__()
         self.model = model
-        self.recorder = operators.Recorder()
         self._family = family
         self._states = tuple(states)
         self._depth = depth
@@ -90,15 +89,14 @@ class DecoderForward(nn.Module):
         Returns:
             Logits ``[batch, seq, vocab]``, then the present of each state.
         """
-        with operators.recording(self.recorder):
-            valid = self._valid(input_ids, attention_mask, past)
-            context = TraceContext(family=self._family, valid=valid, input_ids=input_ids)
-            cache = traced_cache(self._states, past, self._depth)
-            keywords: dict[str, Any] = {"position_ids": position_ids} if self._takes_positions else {}
-            keywords[self._argument] = cache
-            mask = valid if self._argument == "past_key_values" else valid[:, -input_ids.shape[1] :]
-            with recorded_attention(context), recorded_linears():
-                output = self.model(input_ids=input_ids, attention_mask=mask, use_cache=True, **keywords)
+        valid = self._valid(input_ids, attention_mask, past)
+        context = TraceContext(family=self._family, valid=valid, input_ids=input_ids)
+        cache = traced_cache(self._states, past, self._depth)
+        keywords: dict[str, Any] = {"position_ids": position_ids} if self._takes_positions else {}
+        keywords[self._argument] = cache
+        mask = valid if self._argument == "past_key_values" else valid[:, -input_ids.shape[1] :]
+        with recorded_attention(context), recorded_linears():
+            output = self.model(input_ids=input_ids, attention_mask=mask, use_cache=True, **keywords)
         present = present_tensors(cache, self._states)
         return (output.logits, *self._kept_over_padding(past, present, valid, input_ids))
 
@@ -168,6 +166,13 @@ def _marked(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
+def traceable_formulas(model: PreTrainedModel) -> Iterator[None]:
+    """Replace in the body what a trace can't follow: loops over experts, complex numbers, branches on the length."""
+    with dense_experts_implementation(model), complex_pairs(), dynamic_frequencies(model):
+        yield
+
+
+@contextlib.contextmanager
 def semantic_operators(model: PreTrainedModel, family: ModelFamily, stack: LayerStack | None) -> Iterator[None]:
     """Record norms, rotations, the family's wrappers and layer marks in the body; the model is restored after it.
 
@@ -176,7 +181,7 @@ def semantic_operators(model: PreTrainedModel, family: ModelFamily, stack: Layer
     with (
         restored_modules(model),
         family_wrappers(model, family),
-        dense_experts_implementation(model),
+        traceable_formulas(model),
         recorded_norms(model),
         recorded_rotations(model),
         marked_layers(model, stack),
@@ -211,14 +216,8 @@ def export_program(
     forward = DecoderForward(model, family, states, max(depth, states[-1].layer + 1)).eval()
     dtype = next(model.parameters()).dtype
     tensors = state_tensors(states)
-    seq = 1 if one_token else EXAMPLE_SEQ
     with mode:
-        ids = torch.zeros(EXAMPLE_BATCH, seq, dtype=torch.long)
-        mask = torch.ones(EXAMPLE_BATCH, EXAMPLE_PAST + seq, dtype=torch.long)
-        past = [
-            torch.zeros(EXAMPLE_BATCH, *(size or EXAMPLE_PAST for size in tensor.sizes), dtype=tensor.dtype or dtype)
-            for tensor in tensors
-        ]
+        inputs = example_inputs(tensors, dtype, one_token=one_token)
     import_partitioners()
     with (
         refused_as_untraceable(type(model).__name__, "torch.export"),
@@ -227,7 +226,7 @@ def export_program(
     ):
         program = torch.export.export(
             forward,
-            (ids, mask, ids.clone(), past),
+            inputs,
             dynamic_shapes=_dynamic_shapes(model, tensors, one_token=one_token),
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
@@ -236,8 +235,19 @@ def export_program(
         program=program,
         input_names=("input_ids", "attention_mask", "position_ids", *(tensor.input_name for tensor in tensors)),
         output_names=("logits", *(tensor.output_name for tensor in tensors)),
-        recorder=forward.recorder,
     )
+
+
+def example_inputs(tensors: Sequence[StateTensor], dtype: torch.dtype, *, one_token: bool) -> tuple[Any, ...]:
+    """Return ids, mask, positions and past states for one forward; ``dtype`` is the model's."""
+    seq = 1 if one_token else EXAMPLE_SEQ
+    ids = torch.zeros(EXAMPLE_BATCH, seq, dtype=torch.long)
+    mask = torch.ones(EXAMPLE_BATCH, EXAMPLE_PAST + seq, dtype=torch.long)
+    past = [
+        torch.zeros(EXAMPLE_BATCH, *(size or EXAMPLE_PAST for size in tensor.sizes), dtype=tensor.dtype or dtype)
+        for tensor in tensors
+    ]
+    return ids, mask, ids.clone(), past
 
 
 def _dynamic_shapes(model: PreTrainedModel, tensors: Sequence[StateTensor], *, one_token: bool) -> tuple[Any, ...]:

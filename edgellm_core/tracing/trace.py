@@ -9,21 +9,24 @@ import onnx
 import torch
 from onnx import helper
 
+from edgellm_core.tracing.aten import TABLE
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
+from edgellm_core.tracing.calls import count_calls, remove_dead_nodes
 from edgellm_core.tracing.checkpoint_names import parameter_sources
+from edgellm_core.tracing.constant_numbers import fold_numbers
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
 from edgellm_core.tracing.errors import UntraceableModelError
-from edgellm_core.tracing.experts import dense_experts_implementation
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layer_states import LayerState, state_tensors
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
 from edgellm_core.tracing.modeling_code import quiet_libraries
 from edgellm_core.tracing.operators import DOMAIN
 from edgellm_core.tracing.probe import probe_cache
-from edgellm_core.tracing.program import TracedProgram, export_program
+from edgellm_core.tracing.program import TracedProgram, export_program, traceable_formulas
 from edgellm_core.tracing.stamping import NotStampableError, check_stampable
 from edgellm_core.tracing.template import ParameterSpec, Template
 from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
+from edgellm_core.tracing.wrappers import family_wrappers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -106,7 +109,7 @@ def _trace_once(
         keep_traced_layers(model, stack)
     mode = new_fake_mode()
     give_fake_parameters(model, mode)
-    states = _probe(model, whole_config, family, stack, mode)
+    states = probe_states(model, whole_config, family, stack, mode)
     rename = _parameter_naming(stack, tied)
     try:
         traced = export_program(model, family, stack, states, mode, one_token=one_token)
@@ -126,24 +129,29 @@ def _trace_once(
         parameters=_parameter_specs(proto, traced),
         sources=sources,
         tied=tied,
-        calls=_calls(traced),
+        calls=count_calls(traced.program.graph),
     )
 
 
-def _probe(
+def probe_states(
     model: PreTrainedModel,
     config: PreTrainedConfig,
     family: ModelFamily,
     stack: LayerStack | None,
     mode: FakeTensorMode,
 ) -> list[LayerState]:
+    """Return what the traced layers keep between steps, from one forward on fake tensors.
+
+    Raises:
+        UntraceableModelError: the model keeps its state elsewhere, or in an unknown form.
+    """
     from edgellm_core.tracing.weightless import restored_modules
 
     layers = stack.traced if stack else range(config.get_text_config().num_hidden_layers)
     with mode, restored_modules(model):
         ids = torch.zeros(2, 3, dtype=torch.long)
         context = TraceContext(family=family, valid=torch.ones(2, 3, dtype=torch.long), input_ids=ids)
-        with recorded_attention(context), dense_experts_implementation(model):
+        with recorded_attention(context), family_wrappers(model, family), traceable_formulas(model):
             return probe_cache(model, config, layers)
 
 
@@ -178,6 +186,8 @@ def to_onnx(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str
     Raises:
         UntraceableModelError: neither the own table nor ``torch.onnx`` has an operator.
     """
+    fold_numbers(traced.program, TABLE)
+    remove_dead_nodes(traced.program.graph)
     try:
         proto = _by_table(traced, model, rename)
     except UnsupportedOperatorError as missing:
@@ -211,10 +221,6 @@ def take_sizes_from_ids(graph: onnx.GraphProto) -> None:
 def _by_table(traced: TracedProgram, model: PreTrainedModel, rename: Callable[[str], str]) -> onnx.ModelProto:
     program = traced.program
     graph = program.graph
-    for node in reversed(graph.nodes):
-        if "_assert_" in str(node.target) and not node.users:
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     persistent = set(model.state_dict())
@@ -308,10 +314,3 @@ def _parameter_specs(proto: onnx.ModelProto, traced: TracedProgram) -> dict[str,
         for info in proto.graph.input
         if info.name not in real
     }
-
-
-def _calls(traced: TracedProgram) -> dict[str, dict[str, int]]:
-    calls: dict[str, dict[str, int]] = {}
-    for (operator, layer), count in traced.recorder.calls.items():
-        calls.setdefault(operator, {})["outside" if layer is None else str(layer)] = count
-    return calls

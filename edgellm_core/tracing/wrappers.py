@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from edgellm_core.tracing import operators
-from edgellm_core.tracing.errors import FailedWrapperError, WrongWrapperError
+from edgellm_core.tracing.errors import FailedWrapperError, UnusedWrapperError, WrongWrapperError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,15 +70,27 @@ def _probe(module: nn.Module, forward: ModuleForward, family: str) -> float | No
         raise FailedWrapperError(family, type(module).__name__, error) from error
 
 
+def _module_classes(model: nn.Module) -> set[str]:
+    """Return the class names of a model's modules, and of those that its modeling file has for other configs."""
+    file = vars(sys.modules[type(model).__module__]).values()
+    others = {item.__name__ for item in file if isinstance(item, type) and issubclass(item, nn.Module)}
+    return others | {type(module).__name__ for module in model.modules()}
+
+
 @contextlib.contextmanager
 def family_wrappers(model: nn.Module, family: ModelFamily) -> Iterator[None]:
     """Replace forwards as the family says in the body.
 
     Raises:
+        UnusedWrapperError: a wrapper is for a class that the model does not have.
         WrongWrapperError: a wrapper does not equal the module that it replaces on random numbers.
         FailedWrapperError: a wrapper raises on random numbers.
     """
     wrappers = family.module_forwards()
+    known = _module_classes(model)
+    for name in wrappers:
+        if name not in known:
+            raise UnusedWrapperError(family.name, name, type(model).__name__, known)
     probed: set[str] = set()
     with contextlib.ExitStack() as stack:
         for module in model.modules():

@@ -87,7 +87,9 @@ def make_subject(
     from edgellm_core.verification.cut import cut_after
 
     graph = onnx.load(str(model_path), load_external_data=False)
-    config = load_config(checkpoint.directory, checkpoint.config, family)
+    config = load_config(
+        checkpoint.directory, checkpoint.config, family, trust_remote_code=checkpoint.trust_remote_code
+    )
     depth = int(config.get_text_config().num_hidden_layers)
     layers = depth
     if mode == "layers":

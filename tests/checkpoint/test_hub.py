@@ -21,7 +21,7 @@ events, result = [], {}
 try:
     checkpoint = open_checkpoint(
         sys.argv[1], registry=ModelRegistry({"tiny": entry}), revision=(sys.argv[2:] or [None])[0],
-        report=Reporter("checkpoint", events.append),
+        report=Reporter("checkpoint", events.append), trust_remote_code="trust" in sys.argv[3:],
     )
 except EdgellmError as error:
     result = {"error": str(error), "class": type(error).__name__}
@@ -43,6 +43,7 @@ def repositories(tmp_path, tiny_single, tiny_sharded):
         shutil.copytree(origin, directory)
         (directory / "pytorch_model.bin").write_bytes(b"pickle")
         (directory / "README.md").write_text("hello")
+        (directory / "modeling_tiny.py").write_text("raise SystemExit")
         (directory / "consolidated.safetensors").write_bytes(b"another copy")
         (directory / "onnx").mkdir()
         (directory / "onnx" / "config.json").write_text("{}")
@@ -92,6 +93,13 @@ def test_only_the_files_of_a_build_are_downloaded_and_pinned(hub, environment, n
     assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"} <= set(result["files"])
     assert not any("pytorch_model.bin" in path for _method, path in hub.requests)
     assert "Downloading 0.00 GB" in result["notes"][0]
+
+
+def test_code_is_downloaded_where_it_is_trusted(hub, environment):
+    untrusted = open_in_process(["org/tiny", "main"], environment, hub.url)
+    assert "modeling_tiny.py" not in untrusted["files"]
+    trusted = open_in_process(["org/tiny", "main", "trust"], environment, hub.url)
+    assert set(trusted["files"]) == {*untrusted["files"], "modeling_tiny.py"}
 
 
 def test_second_open_downloads_nothing_and_the_third_needs_no_network(hub, environment):

@@ -8,6 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from edgellm_core import api
 from edgellm_core.checkpoint.detection import detect
 from edgellm_core.cli import edgellm
 from edgellm_core.errors import EdgellmError
@@ -119,8 +120,11 @@ def test_unclaimed_model_names_the_nearest_families_and_the_option(checkpoints):
         json.dumps({**config, "model_type": "qwen9", "architectures": ["Qwen9ForCausalLM"]})
     )
     result = run(directory)
-    (directory / "config.json").write_text(json.dumps(config))
     assert "nearest      qwen" in result.output
+    (directory / "config.json").write_text(json.dumps({**config, "model_type": "zzz", "architectures": ["ZzzModel"]}))
+    by_parts = run(directory)
+    (directory / "config.json").write_text(json.dumps(config))
+    assert "nearest      llama, " in by_parts.output  # Arcee's own code is llama's without gate_proj
     assert "force one with --family" in result.output
 
 
@@ -156,6 +160,33 @@ def test_what_will_not_work_is_listed(checkpoints):
     (checkpoints / "arcee" / "config.json").write_text(json.dumps(config))
     assert result.exit_code == 0
     assert "Will not work:\n  - Its weights are already quantized (awq)" in result.output
+
+
+def test_deep_says_what_a_trace_captures(checkpoints):
+    result = run(checkpoints / "llama", "--deep")
+    assert result.exit_code == 0
+    assert "One forward of LlamaForCausalLM without weights:\n  layers 0–1\n    attention  captured" in result.output
+    assert "Every form is a semantic operator." in result.output
+
+
+def test_deep_json_is_the_python_result(checkpoints):
+    source = checkpoints / "qwen3"
+    result = json.loads(run(source, "--deep", "--json").output)
+    found = api.detect(source, deep=True)
+    assert result["deep"] == json.loads(json.dumps(found.to_json()["deep"]))
+    assert [group["layers"] for group in result["deep"]["groups"]] == [[0, 1], []]
+    assert result["deep"]["refusal"] is None
+    assert result["family"]["name"] == "qwen3"
+
+
+def test_deep_lists_a_refusal_and_its_hook(tmp_path):
+    config = {"model_type": "openai-gpt", "vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    result = run(tmp_path, "--deep")
+    assert result.exit_code == 0
+    assert "  - OpenAIGPTLMHeadModel can't be exported: " in result.output
+    assert result.output.endswith("What can't be traced is handled by a family's module_forwards().\n")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from edgellm_core.cli.plugins_test import kit_plugin_name
 from edgellm_core.host import PluginHost
 from edgellm_core.testing.checkpoints import write_family_checkpoint
 from edgellm_core.testing.kit.skips import MEANINGS, SkipReason, reason_of
+from edgellm_core.testing.plugin_files import family_source, write_plugin
 from edgellm_core.testing.records import read_record
 
 HEAVY = ("torch", "transformers", "onnx", "onnx_graphsurgeon", "onnxruntime", "tensorrt", "tensorrt_rtx")
@@ -156,6 +157,22 @@ def test_the_header_names_broken_packs(tmp_path, kit):
         f"--edgellm-plugin-path={tmp_path}", "--edgellm-family=qwen3", "--edgellm-level=0", "-k", "versions"
     )
     assert "edgellm: broken pack 'bad' (path): Plugin 'bad' can't be imported" in output
+
+
+@pytest.mark.parametrize("name", ["old", "ancient"])
+def test_a_family_for_another_transformers_is_skipped_with_its_reason(tmp_path, kit, name):
+    source = family_source("ancient", ["ancient"]).replace("    name =", "    transformers = '<5'\n    name =")
+    write_plugin(tmp_path, "old", source)
+    options = (f"--edgellm-plugin-path={tmp_path}", "--edgellm-level=0", "-rs")
+    code, output, outcomes = kit(*options, f"--edgellm-family={name}", "--edgellm-family=qwen3")
+    assert code == 0, output
+    assert outcomes["ancient-L0-versions_fit"] == "skipped"
+    assert outcomes["qwen3-L0-versions_fit"] == "passed"
+    assert "[needs-transformers] The installed transformers is outside the family's range. Plugin 'old'" in output
+    code, output, outcomes = kit(*options, f"--edgellm-family={name}")
+    assert set(outcomes.values()) == {"skipped"}
+    assert code == 1
+    assert "nothing was proved: needs-transformers" in output
 
 
 def test_level_4_builds_given_weights_and_records_it(tmp_path, kit):

@@ -85,9 +85,5 @@ def test_marks_change_nothing():
     assert operators.full_length(X, 7) is X
 
 
-def test_every_operator_has_a_formula_and_is_not_counted():
-    recorder = operators.Recorder()
-    with operators.recording(recorder):
-        operators.rms_norm(X, W, 1e-3)
-    assert not recorder.calls
+def test_every_operator_has_a_formula():
     assert set(FORMULAS) >= {"RMSNorm", "LayerNorm", "Linear", "Rotary", "Append", "Attention", "AttentionMask"}

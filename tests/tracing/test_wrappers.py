@@ -22,7 +22,7 @@ from edgellm_core.testing.lowering import (
     with_weights,
 )
 from edgellm_core.tracing import operators
-from edgellm_core.tracing.errors import FailedWrapperError, WrongWrapperError
+from edgellm_core.tracing.errors import FailedWrapperError, UnusedWrapperError, WrongWrapperError
 from edgellm_core.tracing.trace import trace
 from edgellm_core.tracing.wrappers import wrapper_error
 
@@ -105,6 +105,20 @@ def test_a_wrong_wrapper_is_refused(name, forward, report):
         trace(config, family_with({name: forward}), "fp32", full_depth=False, report=report)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("LlamaMlp", "LlamaForCausalLM has no 'LlamaMlp'. Did you mean 'LlamaMLP'?"),
+        ("Absent", "LlamaForCausalLM has no 'Absent'. It has Embedding, "),
+    ],
+)
+def test_a_wrapper_for_a_class_that_is_not_there_is_refused(name, message, report):
+    config = transformers_config(fields_of("llama"))
+    with pytest.raises(UnusedWrapperError, match="Family 'wrapping': module_forwards") as caught:
+        trace(config, family_with({name: right_mlp}), "fp32", full_depth=False, report=report)
+    assert message in str(caught.value)
+
+
 def test_a_wrapper_that_raises_is_named(report):
     config = transformers_config(fields_of("llama"))
     expected = r"Family 'wrapping'.*'LlamaMLP'.*AttributeError.*a_projection_that_is_not_there"
@@ -115,7 +129,7 @@ def test_a_wrapper_that_raises_is_named(report):
 
 @pytest.mark.parametrize(
     "forwards",
-    [{"LlamaMLP": right_mlp}, {"LlamaRMSNorm": right_norm}, {"Absent": crash},
+    [{"LlamaMLP": right_mlp}, {"LlamaRMSNorm": right_norm}, {"LlamaForSequenceClassification": crash},
      {"LlamaRMSNorm": semantic_norm, "LlamaMLP": semantic_mlp}],
     ids=lambda forwards: " ".join(forward.__name__ for forward in forwards.values()),
 )  # fmt: skip

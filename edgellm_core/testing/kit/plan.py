@@ -58,6 +58,7 @@ class Plan:
     Attributes:
         host: the plugins.
         families: the families, in order.
+        unfit: family whose range excludes the installed transformers → its error; each of its checks is skipped.
         known_failures: for each of them, check → why it is expected to fail.
         registry: known checkpoints.
         weights: model → directory that the user gave.
@@ -70,6 +71,7 @@ class Plan:
 
     host: PluginHost
     families: Sequence[ModelFamily]
+    unfit: Mapping[str, str]
     known_failures: Mapping[str, Mapping[str, str]]
     registry: ModelRegistry
     weights: dict[str, Path]
@@ -93,10 +95,13 @@ class Plan:
         try:
             host = PluginHost.load(paths)
             registry = ModelRegistry.load()
-            families = chosen_families(host, config.getoption("edgellm_family"))
+            wanted = config.getoption("edgellm_family")
+            unfit = unfit_families(host, wanted)
+            families = chosen_families(host, wanted)
             return cls(
                 host=host,
                 families=families,
+                unfit=unfit,
                 known_failures={family.name: known_failures(family) for family in families},
                 registry=registry,
                 weights=dict(_weights(config.getoption("edgellm_weights"), registry)),
@@ -133,6 +138,10 @@ class Plan:
                 if per == "model" and not key.model:
                     marks.append(pytest.mark.skip(reason=SkipReason.NO_REGISTRY_ENTRY.text()))
                 parameters.append(pytest.param(key, id=key.id, marks=marks))
+        for name, error in self.unfit.items():
+            key = CaseKey(family=name, level=level, check=check)
+            skipped = pytest.mark.skip(reason=SkipReason.NEEDS_TRANSFORMERS.text(error))
+            parameters.append(pytest.param(key, id=key.id, marks=[skipped]))
         return parameters
 
     def open(self, key: CaseKey, temporary: pytest.TempPathFactory) -> Case:
@@ -166,12 +175,31 @@ def chosen_families(host: PluginHost, names: Sequence[str]) -> list[ModelFamily]
         EdgellmError: a name is unknown, or its plugin is broken; no plugin brings a family.
     """
     known = [name for name in host.family_names() if name != WITHOUT_TINY_CONFIG]
+    unfit = unfit_families(host, names)
     wanted: list[str] = []
     for name in names:
+        if name in unfit or any(record.name == name and record.unfit in unfit for record in host.records):
+            continue
         wanted += [name] if name in known else _families_of_plugin(host, name, known)
-    if not (wanted or known):
+    if not (wanted or known or unfit):
         raise NoFamilyError
-    return [host.select({}, forced=name).family for name in dict.fromkeys(wanted or known)]
+    return [host.select({}, forced=name).family for name in dict.fromkeys(wanted if names else known)]
+
+
+def unfit_families(host: PluginHost, names: Sequence[str]) -> dict[str, str]:
+    """Return the named families, or all, whose range excludes the installed transformers, and the error of each.
+
+    Args:
+        host: the plugins.
+        names: names of families or plugins; empty for every family.
+    """
+    return {
+        record.unfit: record.error or ""
+        for record in host.records
+        if record.unfit
+        and record.unfit not in host.family_names()
+        and (not names or record.unfit in names or record.name in names)
+    }
 
 
 def _families_of_plugin(host: PluginHost, name: str, known: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ class SkipReason(enum.Enum):
     NEEDS_GPU = "needs-gpu"
     NEEDS_TENSORRT = "needs-tensorrt"
     NEEDS_TENSORRT_RTX = "needs-tensorrt-rtx"
+    NEEDS_TRANSFORMERS = "needs-transformers"
     NEEDS_WEIGHTS = "needs-weights"
     NO_CHAT_TEMPLATE = "no-chat-template"
     NO_REGISTRY_ENTRY = "no-registry-entry"
@@ -35,6 +36,7 @@ MEANINGS = {
     SkipReason.NEEDS_GPU: "No NVIDIA GPU is visible.",
     SkipReason.NEEDS_TENSORRT: "The package tensorrt is not installed.",
     SkipReason.NEEDS_TENSORRT_RTX: 'The package tensorrt-rtx is not installed: pip install "edgellm[rtx]".',
+    SkipReason.NEEDS_TRANSFORMERS: "The installed transformers is outside the family's range.",
     SkipReason.NEEDS_WEIGHTS: "The weights are not here: install their package, give --weights or --download.",
     SkipReason.NO_CHAT_TEMPLATE: "The family brings no chat template; its checkpoints have their own.",
     SkipReason.NO_REGISTRY_ENTRY: "model_registry.yaml has no model of this family.",

@@ -1,0 +1,12 @@
+"""Plugin of the Dbrx family."""
+
+from __future__ import annotations
+
+from edgellm_core.hookspecs import hookimpl
+from edgellm_plugins.dbrx.family import DbrxFamily
+
+
+@hookimpl
+def edgellm_register_families() -> list[type[DbrxFamily]]:
+    """Register the family."""
+    return [DbrxFamily]

@@ -1,0 +1,105 @@
+"""Runs one model type through the real pipeline: ``python -m tests.coverage.one_type TYPE RECORD.json``.
+
+The bundle is then compared once more, without the gate's code: a batch with left padding through the runtime, against
+transformers on each row alone, without padding and without a cache.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LENGTHS: Final = (13, 21)
+"""Tokens of the two prompts: more than the tiny windows and than the context at which a tiny longrope switches, since
+transformers then computes the short row alone with other factors than inside a batch with the long one."""
+
+STEPS: Final = 3
+"""Tokens read one by one over the cache after the prompts."""
+
+SHOWN: Final = 240
+"""Longest reason that is kept."""
+
+
+def run_type(model_type: str, folder: Path) -> dict[str, Any]:
+    """Build one type in ``folder``, compare, and return its record: status, error, family, reason."""
+    from edgellm_core import build
+    from edgellm_core.errors import EdgellmError
+    from edgellm_core.testing.checkpoints import write_tiny_checkpoint
+    from edgellm_core.verification.errors import VerificationFailedError
+    from edgellm_core.verification.tolerances import tolerance_of
+    from tests.coverage.configs import tiny_config
+
+    checkpoint = write_tiny_checkpoint(folder / "checkpoint", tiny_config(model_type))
+    try:
+        bundle = build(checkpoint, folder / "bundle", precision="fp32", engine="none", verify="full", use_cache=False)
+    except EdgellmError as error:
+        status = "caught" if isinstance(error, VerificationFailedError) else "refused"
+        return {"status": status, "reason": shorten(str(error), folder)}
+    found = largest_error(bundle.model_path, checkpoint)
+    status = "right" if found <= tolerance_of("fp32") else "wrong"
+    return {"status": status, "max_rel_err": float(f"{found:.1e}"), "family": bundle.manifest.family.name}
+
+
+def shorten(reason: str, folder: Path) -> str:
+    """Return a message in one line, without the folder, and not too long."""
+    line = " ".join(reason.replace(f"{folder}/", "").replace(str(folder), "").split())
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1].rstrip()}…"
+
+
+def largest_error(model_path: Path, checkpoint: Path) -> float:
+    """Return ``max |a - b| / max |b|`` of the worse row: ``a`` the graph's logits, ``b`` those of transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    model.eval()
+    draw = np.random.default_rng(1)
+    size = int(model.config.get_text_config().vocab_size)
+    rows = [[int(token) for token in draw.integers(3, size, length + STEPS)] for length in LENGTHS]
+    errors = []
+    for row, graph in zip(rows, graph_logits(model_path, rows), strict=True):
+        with torch.no_grad():
+            wanted = model(input_ids=torch.tensor([row]), use_cache=False).logits[0].numpy()
+        errors.append(float(np.abs(graph - wanted).max() / np.abs(wanted).max()))
+    return float("inf") if np.isnan(errors).any() else max(errors)
+
+
+def graph_logits(model_path: Path, rows: Sequence[Sequence[int]]) -> list[np.ndarray[Any, Any]]:
+    """Return the graph's logits of each row [tokens, vocab]: a padded batch, then ``STEPS`` tokens one by one."""
+    from edgellm_core.runtime.session import DecoderSession
+
+    session = DecoderSession(model_path)
+    longest = max(map(len, rows))
+    ids = np.zeros((len(rows), longest), np.int64)
+    mask = np.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, longest - len(row) :] = row
+        mask[index, longest - len(row) :] = 1
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    states: Any = session.initial_states(len(rows))
+    parts = []
+    start = 0
+    for end in range(longest - STEPS, longest + 1):
+        part, states = session.run(ids[:, start:end], mask[:, :end], positions[:, start:end], states)
+        parts.append(part)
+        start = end
+    logits = np.concatenate(parts, axis=1)
+    return [logits[index, longest - len(row) :] for index, row in enumerate(rows)]
+
+
+def main(model_type: str, record: str) -> None:
+    """Write the record of one type."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(record).write_text(json.dumps(run_type(model_type, Path(name))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
