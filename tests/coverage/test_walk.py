@@ -62,7 +62,8 @@ def test_the_page_has_the_counts_and_rows_of_the_results():
     found = dict(re.findall(r"^\| \*(\w+)\* \| (\d+) \|", page, re.MULTILINE))
     counts = Counter(record["status"] for record in TYPES.values())
     assert {status: int(count) for status, count in found.items()} == {status: counts[status] for status in STATUSES}
-    assert sorted(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)) == sorted(TYPES)
+    rows = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert sorted(set(rows) - {"model_type"}) == sorted(TYPES)
 
 
 def test_the_families_that_ship_are_handled_by_their_plugins():
