@@ -39,7 +39,9 @@ def write_results(types: dict[str, Record]) -> None:
     lines = [f"    {json.dumps(name)}: {json.dumps(types[name], ensure_ascii=False)}" for name in sorted(types)]
     versions = json.dumps(installed())
     text = f'{{\n  "versions": {versions},\n  "types": {{\n' + ",\n".join(lines) + "\n  }\n}\n"
-    PATH.write_text(text, encoding="utf-8")
+    fresh = PATH.with_suffix(".tmp")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(PATH)  # whole at any time, for a second walk beside this one
 
 
 def merge_results(fresh: dict[str, Record]) -> dict[str, Record]:

@@ -48,7 +48,8 @@ def walk_type(model_type: str) -> Record:
 @click.argument("types", nargs=-1)
 @click.option("--jobs", default=1, show_default=True, help="Types at a time; each takes about 1 GB.")
 @click.option("--write", is_flag=True, help="Merge into results.json; without TYPE the file is written anew.")
-def walk(types: tuple[str, ...], jobs: int, *, write: bool) -> None:
+@click.option("--missing", is_flag=True, help="Only the types that results.json lacks for the installed versions.")
+def walk(types: tuple[str, ...], jobs: int, *, write: bool, missing: bool) -> None:
     """Walk TYPE…, or every decoder-only causal language model that the installed transformers registers."""
     known = decoder_only_types()
     unknown = ", ".join(sorted(set(types) - set(known)))
@@ -56,7 +57,7 @@ def walk(types: tuple[str, ...], jobs: int, *, write: bool) -> None:
         message = f"{unknown}: not among the decoder-only types of this transformers"
         raise click.BadParameter(message)
     fresh: dict[str, Record] = {}
-    chosen = types or known
+    chosen = types or (sorted(set(known) - set(merge_results({}))) if missing else known)
     with ThreadPoolExecutor(jobs) as pool:
         for model_type, record in zip(chosen, pool.map(walk_type, chosen), strict=True):
             fresh[model_type] = record
@@ -64,7 +65,7 @@ def walk(types: tuple[str, ...], jobs: int, *, write: bool) -> None:
             click.echo(f"{model_type:24} {record['status']:8} {record['seconds']:4} s  {said}")
             if write:  # each time, so that a walk that is ended keeps what it found
                 write_results(merge_results(fresh))
-    if write and not types:
+    if write and not types and not missing:
         write_results(fresh)
     counts = Counter(record["status"] for record in fresh.values())
     click.echo(", ".join(f"{counts[status]} {status}" for status in STATUSES))
