@@ -157,6 +157,8 @@ def input_ranges(name: str, shape: Sequence[int], profile: Profile) -> tuple[tup
         ranges = [profile.batch, profile.total]
     elif name.startswith("past_key_values.") and len(shape) == 4:
         ranges = [profile.batch, None, profile.past, None]
+    elif name.startswith("past_key_values.") and len(shape) == 3:  # keys of a sparse attention's indexer
+        ranges = [profile.batch, profile.past, None]
     elif name.startswith("past_state."):
         ranges = [profile.batch, *[None] * (len(shape) - 1)]
     else:

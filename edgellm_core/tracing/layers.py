@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from edgellm_core.tracing.errors import UntraceableModelError
 from edgellm_core.tracing.stamping import NotStampableError
 
 if TYPE_CHECKING:
@@ -105,6 +106,22 @@ def _is_scalar(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(isinstance(item, _SCALARS) for item in value)
     return isinstance(value, _SCALARS)
+
+
+def depth_of(model: PreTrainedModel, stack: LayerStack | None) -> int:
+    """Return how many decoder layers the whole model has.
+
+    Raises:
+        UntraceableModelError: the layers are not one list, and the config does not say either.
+    """
+    if stack is not None:
+        return len(stack.kind_of)
+    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    if depth is None:
+        raise UntraceableModelError(
+            type(model).__name__, "its layers are not one list, and its config has no num_hidden_layers"
+        )
+    return int(depth)
 
 
 def keep_traced_layers(model: PreTrainedModel, stack: LayerStack) -> None:

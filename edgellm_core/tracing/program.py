@@ -18,6 +18,7 @@ from edgellm_core.tracing.complex_numbers import complex_pairs
 from edgellm_core.tracing.dynamic_rope import dynamic_frequencies
 from edgellm_core.tracing.experts import dense_experts_implementation
 from edgellm_core.tracing.layer_states import LayerState, StateTensor, state_tensors
+from edgellm_core.tracing.layers import depth_of
 from edgellm_core.tracing.lean_imports import import_partitioners
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_norms
@@ -212,7 +213,7 @@ def export_program(
         UntraceableModelError: ``torch.export`` can't follow the model.
         PluginError: a wrapper of the family is wrong.
     """
-    depth = len(stack.kind_of) if stack else int(model.config.get_text_config().num_hidden_layers)
+    depth = depth_of(model, stack)
     forward = DecoderForward(model, family, states, max(depth, states[-1].layer + 1)).eval()
     dtype = next(model.parameters()).dtype
     tensors = state_tensors(states)

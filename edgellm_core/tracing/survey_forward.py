@@ -18,7 +18,7 @@ from torch import nn
 
 from edgellm_core.tracing import experts, operators
 from edgellm_core.tracing.layer_states import state_tensors
-from edgellm_core.tracing.layers import analyse_stack, keep_traced_layers
+from edgellm_core.tracing.layers import analyse_stack, depth_of, keep_traced_layers
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_kind
 from edgellm_core.tracing.program import DecoderForward, example_inputs, semantic_operators
@@ -117,7 +117,7 @@ def _run(
     states: Sequence[LayerState],
     mode: FakeTensorMode,
 ) -> dict[int | None, list[Form]]:
-    depth = len(stack.kind_of) if stack else int(model.config.get_text_config().num_hidden_layers)
+    depth = depth_of(model, stack)
     forward = DecoderForward(model, family, states, max(depth, states[-1].layer + 1)).eval()
     observer = Observer(states)
     dtype = next(model.parameters()).dtype

@@ -18,7 +18,7 @@ from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter
 from edgellm_core.tracing.errors import UntraceableModelError
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layer_states import LayerState, state_tensors
-from edgellm_core.tracing.layers import LayerStack, analyse_stack, keep_traced_layers
+from edgellm_core.tracing.layers import LayerStack, analyse_stack, depth_of, keep_traced_layers
 from edgellm_core.tracing.modeling_code import quiet_libraries
 from edgellm_core.tracing.operators import DOMAIN
 from edgellm_core.tracing.probe import probe_cache
@@ -123,9 +123,7 @@ def _trace_once(
     return Template(
         model=proto,
         layers=stack.path if stack else "",
-        representative_of=stack.representative_of
-        if stack
-        else tuple(range(config.get_text_config().num_hidden_layers)),
+        representative_of=stack.representative_of if stack else tuple(range(depth_of(model, stack))),
         parameters=_parameter_specs(proto, traced),
         sources=sources,
         tied=tied,
@@ -147,7 +145,7 @@ def probe_states(
     """
     from edgellm_core.tracing.weightless import restored_modules
 
-    layers = stack.traced if stack else range(config.get_text_config().num_hidden_layers)
+    layers = stack.traced if stack else range(depth_of(model, stack))
     with mode, restored_modules(model):
         ids = torch.zeros(2, 3, dtype=torch.long)
         context = TraceContext(family=family, valid=torch.ones(2, 3, dtype=torch.long), input_ids=ids)

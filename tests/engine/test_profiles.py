@@ -58,6 +58,7 @@ def test_limits_refuse_more_than_the_context():
         ("prefill", "past_key_values.0.key", (-1, 3, -1, 64), ((1, 3, 0, 64), (4, 3, 0, 64), (4, 3, 2047, 64))),
         ("decode", "input_ids", (-1, -1), ((1, 1), (4, 1), (4, 1))),
         ("decode", "attention_mask", (-1, -1), ((1, 1), (4, 1025), (4, 2048))),
+        ("decode", "past_key_values.0.indexer", (-1, -1, 64), ((1, 0, 64), (4, 1024, 64), (4, 2047, 64))),
         ("decode", "past_key_values.7.value", (-1, 3, -1, 64), ((1, 3, 0, 64), (4, 3, 1024, 64), (4, 3, 2047, 64))),
         ("generation", "input_ids", (-1, -1), ((1, 1), (4, 256), (4, 512))),
         ("generation", "attention_mask", (-1, -1), ((1, 1), (4, 1152), (4, 2559))),

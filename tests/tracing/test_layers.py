@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from decoders import deep
 from torch import nn
 
 from edgellm_core.testing.lowering import transformers_config
-from edgellm_core.tracing.layers import analyse_stack, find_stack, keep_traced_layers
+from edgellm_core.tracing.errors import UntraceableModelError
+from edgellm_core.tracing.layers import analyse_stack, depth_of, find_stack, keep_traced_layers
 from edgellm_core.tracing.stamping import NotStampableError
 from edgellm_core.tracing.weightless import build_weightless
 
@@ -116,3 +119,16 @@ def test_a_config_that_computes_its_layer_types_can_not_shrink(model, monkeypatc
     stack = analyse_stack(model, full_depth=False)
     with pytest.raises(NotStampableError, match=r"LlamaConfig computes its layer_types"):
         keep_traced_layers(model, stack)
+
+
+def test_depth_is_that_of_the_whole_model(model):
+    stack = analyse_stack(model, full_depth=False)
+    keep_traced_layers(model, stack)
+    assert depth_of(model, stack) == 6
+    assert depth_of(build_weightless(transformers_config(deep("llama")), torch.float32), None) == 6
+
+
+def test_unknown_depth_is_refused():
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=object))
+    with pytest.raises(UntraceableModelError, match="its config has no num_hidden_layers"):
+        depth_of(model, None)
