@@ -69,14 +69,19 @@ def family_of(name):
     return HOST.select({}, forced=name if name in FAMILIES else "generic").family
 
 
+def depth_key(fields):
+    """Return the key that holds the number of layers: some classes have a name of their own for it."""
+    return next(key for key in ("num_hidden_layers", "n_layers") if key in fields)
+
+
 def deep(name):
     """Return the decoder's tiny config with six layers; lists of one entry per layer go on in their pattern."""
     fields = fields_of(name)
-    layers = fields["num_hidden_layers"]
+    layers = fields[depth_key(fields)]
     depth = max(6, layers)
     longer = {
         key: (value * depth)[:depth]
         for key, value in fields.items()
         if isinstance(value, list) and len(value) == layers and key != "architectures"
     }
-    return {**fields, **longer, "num_hidden_layers": depth}
+    return {**fields, **longer, depth_key(fields): depth}

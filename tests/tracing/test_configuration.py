@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
-from decoders import FAMILIES, HOST, family_of, fields_of
+from decoders import FAMILIES, HOST, depth_key, family_of, fields_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ class LlamaCopy(ModelFamily):
 def test_a_family_s_tiny_config_loads(name, tmp_path):
     loaded = load_config(tmp_path, fields_of(name), family_of(name))
     assert loaded.model_type == fields_of(name)["model_type"]
-    assert loaded.num_hidden_layers == fields_of(name)["num_hidden_layers"]
+    assert loaded.num_hidden_layers == fields_of(name)[depth_key(fields_of(name))]
 
 
 def test_a_key_that_nothing_reads_is_refused(tmp_path):
