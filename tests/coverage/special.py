@@ -128,10 +128,12 @@ SPECIAL: Final[dict[str, dict[str, Any]]] = {
     "lfm2_moe": {"layer_types": CONV, "head_dim": None},
     "lfm3": {"layer_types": ["conv", "sliding_attention", "conv", "full_attention"]},
     "llama": {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True},
+    # floor_scale stays at 8192: transformers counts temperature from the first padded position, so with a smaller one a
+    # row of a padded batch differs from the same row alone in transformers itself (0.01 with floor_scale 4)
     "llama4_text": {
         "intermediate_size_mlp": 112, "moe_layers": [1, 3], "no_rope_layers": [1, 1, 0, 1],
         "layer_types": ["chunked_attention", "chunked_attention", "full_attention", "chunked_attention"],
-        "floor_scale": 4, "attn_temperature_tuning": True, "num_experts_per_tok": 1,
+        "attn_temperature_tuning": True, "num_experts_per_tok": 1,
     },
     "longcat_flash": {
         "head_dim": 8, "num_key_value_heads": 6, "expert_ffn_hidden_size": 40, "ffn_hidden_size": 112,
