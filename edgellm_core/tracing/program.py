@@ -68,7 +68,7 @@ class DecoderForward(nn.Module):
         self.model = model
         self._family = family
         self._states = tuple(states)
-        self._depth = depth
+        self._depth = max(depth, states[-1].layer + 1)
         self._argument = cache_argument(model)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
@@ -213,8 +213,7 @@ def export_program(
         UntraceableModelError: ``torch.export`` can't follow the model.
         PluginError: a wrapper of the family is wrong.
     """
-    depth = depth_of(model, stack)
-    forward = DecoderForward(model, family, states, max(depth, states[-1].layer + 1)).eval()
+    forward = DecoderForward(model, family, states, depth_of(model, stack)).eval()
     dtype = next(model.parameters()).dtype
     tensors = state_tensors(states)
     with mode:

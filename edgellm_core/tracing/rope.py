@@ -22,7 +22,6 @@ from edgellm_core.tracing import operators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import ModuleType
 
 TableLayout = Literal["repeated", "interleaved", "half"]
 
@@ -232,19 +231,22 @@ class _RotaryWrapper:
 
 
 @contextlib.contextmanager
-def recorded_rotations(model: nn.Module) -> Iterator[None]:
-    """Record recognised rotations as semantic operators in the body."""
-    saved: list[tuple[ModuleType, str, Callable[..., Any]]] = []
-    for module_name in {type(module).__module__ for module in model.modules()}:
-        if module_name.startswith("torch."):
-            continue
-        module = sys.modules[module_name]
-        for name, function in list(vars(module).items()):
-            if re.match(r"_?apply_rotary", name) and callable(function):
-                saved.append((module, name, function))
-                setattr(module, name, _RotaryWrapper(name, function))
-    try:
+def replaced_rotations(
+    model: nn.Module, replace: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Put ``replace(name, function)`` in the place of every ``apply_rotary…`` of the model's code in the body."""
+    with contextlib.ExitStack() as undo:
+        for module_name in {type(module).__module__ for module in model.modules()}:
+            if module_name.startswith("torch."):
+                continue
+            module = sys.modules[module_name]
+            for name, function in list(vars(module).items()):
+                if re.match(r"_?apply_rotary", name) and callable(function):
+                    undo.callback(setattr, module, name, function)
+                    setattr(module, name, replace(name, function))
         yield
-    finally:
-        for module, name, function in saved:
-            setattr(module, name, function)
+
+
+def recorded_rotations(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Record recognised rotations as semantic operators in the body."""
+    return replaced_rotations(model, _RotaryWrapper)

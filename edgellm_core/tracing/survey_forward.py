@@ -9,7 +9,6 @@ import contextlib
 import copy
 import functools
 import re
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,13 +17,14 @@ from torch import nn
 
 from edgellm_core.tracing import experts, operators
 from edgellm_core.tracing.layer_states import state_tensors
-from edgellm_core.tracing.layers import analyse_stack, depth_of, keep_traced_layers
+from edgellm_core.tracing.layers import depth_of
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_kind
 from edgellm_core.tracing.program import DecoderForward, example_inputs, semantic_operators
+from edgellm_core.tracing.rope import replaced_rotations
 from edgellm_core.tracing.survey import Form
-from edgellm_core.tracing.trace import TORCH_TYPES, probe_states
-from edgellm_core.tracing.weightless import build_weightless, give_fake_parameters, new_fake_mode
+from edgellm_core.tracing.trace import TORCH_TYPES, reduce_and_probe
+from edgellm_core.tracing.weightless import build_weightless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,13 +94,7 @@ def observe(config: PreTrainedConfig, family: ModelFamily, precision: str) -> di
         EdgellmError: the model can't be traced.
     """
     model = build_weightless(copy.deepcopy(config), TORCH_TYPES[precision])
-    whole = copy.deepcopy(model.config)
-    stack = analyse_stack(model, full_depth=False)
-    if stack is not None:
-        keep_traced_layers(model, stack)
-    mode = new_fake_mode()
-    give_fake_parameters(model, mode)
-    states = probe_states(model, whole, family, stack, mode)
+    stack, states, mode = reduce_and_probe(model, family, full_depth=False)
     forms = _run(model, family, stack, states, mode)
     if stack is None:
         return dict(forms)
@@ -117,8 +111,7 @@ def _run(
     states: Sequence[LayerState],
     mode: FakeTensorMode,
 ) -> dict[int | None, list[Form]]:
-    depth = depth_of(model, stack)
-    forward = DecoderForward(model, family, states, max(depth, states[-1].layer + 1)).eval()
+    forward = DecoderForward(model, family, states, depth_of(model, stack)).eval()
     observer = Observer(states)
     dtype = next(model.parameters()).dtype
     tensors = state_tensors(states)
@@ -205,8 +198,7 @@ class _MixerWatch:
             self._observer.add("attention", "plain", self._name, "module_forwards")
 
 
-@contextlib.contextmanager
-def _watched_rotations(model: nn.Module, observer: Observer) -> Iterator[None]:
+def _watched_rotations(model: nn.Module, observer: Observer) -> contextlib.AbstractContextManager[None]:
     """Note in the body which ``apply_rotary…`` functions ran without a rotary operator; the outermost count."""
     running: list[str] = []
 
@@ -224,16 +216,7 @@ def _watched_rotations(model: nn.Module, observer: Observer) -> Iterator[None]:
 
         return run
 
-    with contextlib.ExitStack() as undo:
-        for module_name in {type(module).__module__ for module in model.modules()}:
-            if module_name.startswith("torch."):
-                continue
-            module = sys.modules[module_name]
-            for name, function in list(vars(module).items()):
-                if re.match(r"_?apply_rotary", name) and callable(function):
-                    undo.callback(setattr, module, name, function)
-                    setattr(module, name, watched(name, function))
-        yield
+    return replaced_rotations(model, watched)
 
 
 def _spelled(operator: str, attributes: Mapping[str, Any]) -> str:

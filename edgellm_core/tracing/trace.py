@@ -101,15 +101,9 @@ def _trace_once(
     one_token: bool,
 ) -> Template:
     model = build_weightless(config, dtype)
-    whole_config = copy.deepcopy(model.config)
     tied = tied_parameters(model)
     sources = parameter_sources(model, tensor_names)
-    stack = analyse_stack(model, full_depth=full_depth)
-    if stack is not None:
-        keep_traced_layers(model, stack)
-    mode = new_fake_mode()
-    give_fake_parameters(model, mode)
-    states = probe_states(model, whole_config, family, stack, mode)
+    stack, states, mode = reduce_and_probe(model, family, full_depth=full_depth)
     rename = _parameter_naming(stack, tied)
     try:
         traced = export_program(model, family, stack, states, mode, one_token=one_token)
@@ -131,26 +125,31 @@ def _trace_once(
     )
 
 
-def probe_states(
-    model: PreTrainedModel,
-    config: PreTrainedConfig,
-    family: ModelFamily,
-    stack: LayerStack | None,
-    mode: FakeTensorMode,
-) -> list[LayerState]:
-    """Return what the traced layers keep between steps, from one forward on fake tensors.
+def reduce_and_probe(
+    model: PreTrainedModel, family: ModelFamily, *, full_depth: bool
+) -> tuple[LayerStack | None, list[LayerState], FakeTensorMode]:
+    """Leave a weightless model the layers that are traced, on fake tensors, and find what they keep between steps.
+
+    Returns:
+        The decoder layers (None if they are not known), their states, and the mode of the fake tensors.
 
     Raises:
         UntraceableModelError: the model keeps its state elsewhere, or in an unknown form.
     """
     from edgellm_core.tracing.weightless import restored_modules
 
+    config = copy.deepcopy(model.config)
+    stack = analyse_stack(model, full_depth=full_depth)
+    if stack is not None:
+        keep_traced_layers(model, stack)
+    mode = new_fake_mode()
+    give_fake_parameters(model, mode)
     layers = stack.traced if stack else range(depth_of(model, stack))
     with mode, restored_modules(model):
         ids = torch.zeros(2, 3, dtype=torch.long)
         context = TraceContext(family=family, valid=torch.ones(2, 3, dtype=torch.long), input_ids=ids)
         with recorded_attention(context), family_wrappers(model, family), traceable_formulas(model):
-            return probe_cache(model, config, layers)
+            return stack, probe_cache(model, config, layers), mode
 
 
 def tied_parameters(model: PreTrainedModel) -> dict[str, str]:
