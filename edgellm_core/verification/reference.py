@@ -114,13 +114,12 @@ class ReferenceRunner:
     """Runs the original step by step over transformers' own cache."""
 
     def __init__(self, model: PreTrainedModel) -> None:
+        from edgellm_core.tracing.probe import cache_argument
+
         self._model = model
         self._cache: Any = None
-        parameters = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in parameters
-        # transformers' name of the cache in models without attention, which take the mask of the new tokens only; the
-        # output has it under the same name
-        self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._cache_name = cache_argument(model)
 
     def start(self) -> None:
         """Forget the cache."""
