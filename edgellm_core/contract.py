@@ -39,7 +39,7 @@ class AttentionAttributes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphDimensions:
-    """Counts that the *model* predicts for its graph, taken from its modules and not from the graph.
+    """Counts that the traced program predicts for its graph, taken before conversion, stamping and surgery.
 
     Rules compare their match counts with them.
 
