@@ -81,10 +81,9 @@ class Bench:
         for environment in (Path(sys.prefix), self.peer):
             if environment is not None:
                 drop_from_page_cache(environment)
-        measure([EDGELLM, "export", "smollm2-135m-instruct", "-o", self.scratch / "warm", "--no-cache"], self.environ)
-        shutil.rmtree(self.scratch / "warm")
+        model = self._smollm2()
         if self.peer is not None:
-            self._run_peer(self._smollm2())
+            self._run_peer(model)
 
     def depth(self) -> None:
         """Depth 2, 8, 32 and 80 at equal width."""
