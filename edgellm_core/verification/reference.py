@@ -18,7 +18,8 @@ from edgellm_core.verification.errors import ReferenceLoadError, ReferenceNotFin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from transformers import PreTrainedModel
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from edgellm_core.verification.cases import Case, Logits, StepInputs
     from edgellm_core.verification.subject import Subject
@@ -58,18 +59,40 @@ def load_reference(subject: Subject) -> PreTrainedModel:
         if names:
             raise ReferenceLoadError(subject.directory, f"{kind.replace('_keys', '')} weights {', '.join(names[:3])}")
     model.eval()
+    if subject.layers < subject.depth:
+        _take_scalars_of_whole_model(model, subject)
     if subject.precision == "bf16":
         _round_to_bfloat16(model)
     return model  # type: ignore[no-any-return]  # from_pretrained returns a tuple that transformers leaves untyped
+
+
+def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model of a config as transformers itself makes it, on the meta device."""
+    import torch
+
+    from edgellm_core.tracing.weightless import causal_lm_class
+
+    model_class: Any = causal_lm_class(config)
+    with torch.device("meta"), torch.no_grad():
+        return model_class._from_config(copy.deepcopy(config), dtype=dtype)  # type: ignore[no-any-return]  # noqa: SLF001  # as AutoModel
+
+
+def _take_scalars_of_whole_model(model: PreTrainedModel, subject: Subject) -> None:
+    """Give a cut model's modules the numbers that the whole model has; MiniCPM3 scales residuals by 1/√depth."""
+    import torch
+
+    modules = dict(model.named_modules())
+    for name, whole in _on_meta(subject.whole_config, torch.float32).named_modules():
+        if name in modules:
+            numbers = {key: value for key, value in vars(whole).items() if isinstance(value, float)}
+            modules[name].__dict__.update(numbers)
 
 
 def _round_to_bfloat16(model: PreTrainedModel) -> None:
     """Round the weights, and the buffers that transformers itself makes in bfloat16, like Gemma's factor √hidden."""
     import torch
 
-    model_class: Any = type(model)
-    with torch.device("meta"), torch.no_grad():
-        twin = model_class._from_config(copy.deepcopy(model.config), dtype=torch.bfloat16)  # noqa: SLF001  # as AutoModel
+    twin = _on_meta(model.config, torch.bfloat16)
     rounded = {name for name, buffer in twin.named_buffers() if buffer.dtype == torch.bfloat16}
     with torch.no_grad():
         for parameter in model.parameters():

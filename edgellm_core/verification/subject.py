@@ -31,6 +31,7 @@ class Subject:
         folder: where the external data lies.
         directory: the original checkpoint.
         config: transformers config of the original, cut like the graph.
+        whole_config: that config, not cut.
         precision: precision of the graph.
         layers: decoder layers that are compared.
         depth: decoder layers of the whole model.
@@ -40,6 +41,7 @@ class Subject:
     folder: Path
     directory: Path
     config: PreTrainedConfig
+    whole_config: PreTrainedConfig
     precision: str
     layers: int
     depth: int
@@ -90,6 +92,7 @@ def make_subject(
     config = load_config(
         checkpoint.directory, checkpoint.config, family, trust_remote_code=checkpoint.trust_remote_code
     )
+    whole_config = config
     depth = int(config.get_text_config().num_hidden_layers)
     layers = depth
     if mode == "layers":
@@ -102,6 +105,7 @@ def make_subject(
         folder=model_path.parent,
         directory=checkpoint.directory,
         config=config,
+        whole_config=whole_config,
         precision=precision,
         layers=layers,
         depth=depth,
