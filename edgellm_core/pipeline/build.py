@@ -24,9 +24,9 @@ from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
-from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import MANIFEST_PACKAGES, code_digest, digest_of, installed_versions
+from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
@@ -137,9 +137,9 @@ def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan
         report=report,
         trust_remote_code=job.settings.trust_remote_code,
     )
-    quantization = checkpoint.config.get("quantization_config")
-    if quantization:
-        raise QuantizedCheckpointError(checkpoint.source.id, quantization)
+    layout = layout_of(checkpoint)
+    if layout is not None:
+        report.note(f"The checkpoint is quantized: {layout.describe()}.")
     selection = job.host.select(checkpoint.config, forced=job.settings.family, directory=checkpoint.directory)
     report.note(f"Family {selection.family.name!r}: {selection.reason}.")
     return checkpoint, selection, _engine_plan(job, checkpoint, report)

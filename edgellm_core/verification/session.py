@@ -115,6 +115,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str]) -> Any:
     import onnxruntime
 
     from edgellm_core.runtime.float32_twin import has_bfloat16, raise_to_float32
+    from edgellm_core.runtime.session import FLOAT32_INPUTS
 
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
@@ -127,6 +128,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: ONNX Runtime warns about optimizations that it declines
     options.enable_cpu_mem_arena = False  # the arena keeps what the longest prompt took
+    options.add_session_config_entry(*FLOAT32_INPUTS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
