@@ -10,11 +10,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from edgellm_core.errors import PluginError
 
 if TYPE_CHECKING:
+    from edgellm_core.quantization.formats import LinearFormat
     from edgellm_core.surgery.rule import Rule
 
 CONTRACT_VERSION: Final = 1
@@ -22,6 +23,9 @@ CONTRACT_VERSION: Final = 1
 
 ModuleForward = Callable[..., Any]
 """Replaces ``torch.nn.Module.forward`` while tracing: ``(module, *args, **kwargs)`` → what the original returns."""
+
+Smoothing = Literal["none", "smoothquant", "awq"]
+"""How the inputs of a layer are scaled before its weights are rounded; the scales fold into what makes the inputs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,4 +165,28 @@ class Target:
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules that lower the semantic operators to what the runtime takes."""
+        raise NotImplementedError
+
+
+class QuantizationScheme:
+    """A way to round the linear layers of a model, for ``--precision`` and ``--lm-head``.
+
+    Attributes:
+        name: value of ``--precision``.
+        smoothing: what scales the inputs before the weights are rounded.
+        block_sizes: numbers of inputs that may share one scale, the preferred one first; empty without blocks.
+        compute_capability: least 10 * major + minor of a GPU that computes with it; 0 for any.
+    """
+
+    name: ClassVar[str] = ""
+    smoothing: ClassVar[Smoothing] = "none"
+    block_sizes: ClassVar[tuple[int, ...]] = ()
+    compute_capability: ClassVar[int] = 0
+
+    def linear_format(self, block_size: int) -> LinearFormat:
+        """Return how a linear layer is stored; one of the forms that ``quantization.formats.ALGORITHMS`` names.
+
+        Args:
+            block_size: one of ``block_sizes``; 0 without blocks.
+        """
         raise NotImplementedError

@@ -8,8 +8,8 @@ A plugin is a module that marks functions of these names with ``hookimpl``::
     def edgellm_register_families():
         return [MyFamily]
 
-An implementation may leave out arguments that it does not use. The ``register`` hooks of families, targets and
-commands run while plugins are discovered, so they must import neither torch, transformers, onnx nor tensorrt.
+An implementation may leave out arguments that it does not use. The ``register`` hooks of families, targets, schemes
+and commands run while plugins are discovered, so they must import neither torch, transformers, onnx nor tensorrt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import click
 
-    from edgellm_core.contract import ModelFamily, Target
+    from edgellm_core.contract import ModelFamily, QuantizationScheme, Target
     from edgellm_core.surgery.rule import Rule
 
 PROJECT: Final = "edgellm"
@@ -46,6 +46,14 @@ def edgellm_register_families() -> Sequence[type[ModelFamily]]:  # type: ignore[
 @hookspec
 def edgellm_register_targets() -> Sequence[type[Target]]:  # type: ignore[empty-body]
     """Return the targets that the plugin brings, for ``--target``.
+
+    Called once, while plugins are discovered. A failure skips the plugin.
+    """
+
+
+@hookspec
+def edgellm_register_schemes() -> Sequence[type[QuantizationScheme]]:  # type: ignore[empty-body]
+    """Return the quantization schemes that the plugin brings, for ``--precision`` and ``--lm-head``.
 
     Called once, while plugins are discovered. A failure skips the plugin.
     """

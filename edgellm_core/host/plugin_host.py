@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from edgellm_core import hookspecs
-from edgellm_core.contract import ModelFamily, Target
+from edgellm_core.contract import ModelFamily, QuantizationScheme, Target
 from edgellm_core.errors import EdgellmError, UnknownNameError
 from edgellm_core.host.checks import check_hooks, check_items, duplicates, import_plugin, is_subclass_of, make_family
 from edgellm_core.host.claims import ClaimTable, LoadedPlugin
@@ -100,6 +100,10 @@ class PluginHost:
     def targets(self) -> dict[str, type[Target]]:
         """Return the targets that plugins bring, by name."""
         return dict(self._claims.items("target"))
+
+    def schemes(self) -> dict[str, type[QuantizationScheme]]:
+        """Return the quantization schemes that plugins bring, by name."""
+        return dict(self._claims.items("scheme"))
 
     def commands(self) -> dict[str, click.Command]:
         """Return the subcommands that plugins bring, by name."""
@@ -217,8 +221,11 @@ class PluginHost:
             pairs += [(Claim("model_type", value), family) for value in family.model_types]
             pairs += [(Claim("architectures", value), family) for value in family.architectures]
         requirement = "a sequence of Target subclasses with a name"
-        for target in self._register(plugin, "edgellm_register_targets", requirement, _is_named_target):
+        for target in self._register(plugin, "edgellm_register_targets", requirement, _is_named(Target)):
             pairs.append((Claim("target", target.name), target))
+        requirement = "a sequence of QuantizationScheme subclasses with a name"
+        for scheme in self._register(plugin, "edgellm_register_schemes", requirement, _is_named(QuantizationScheme)):
+            pairs.append((Claim("scheme", scheme.name), scheme))
         requirement = "a sequence of click commands with a name"
         for command in self._register(plugin, "edgellm_register_commands", requirement, _is_named_command):
             pairs.append((Claim("command", command.name), command))
@@ -278,8 +285,8 @@ def _selected_names(setting: str | None, found: Iterable[str]) -> frozenset[str]
     return frozenset(names)
 
 
-def _is_named_target(item: Any) -> bool:
-    return is_subclass_of(Target)(item) and isinstance(item.name, str) and bool(item.name)
+def _is_named(base: type) -> Callable[[Any], bool]:
+    return lambda item: is_subclass_of(base)(item) and isinstance(item.name, str) and bool(item.name)
 
 
 def _is_named_command(item: Any) -> bool:

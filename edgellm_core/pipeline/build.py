@@ -157,13 +157,13 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
         from edgellm_core.verification.mode import choose_mode
 
         mode = choose_mode(
-            settings.verify, checkpoint, settings.precision, max_memory=settings.max_memory, report=report
+            settings.verify, checkpoint, settings.compute_precision, max_memory=settings.max_memory, report=report
         )
         result = verify_graph(
             export.model_path,
             checkpoint,
             selection.family,
-            precision=settings.precision,
+            precision=settings.compute_precision,
             mode=mode,
             tolerance=tolerance,
             report=report,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from edgellm_core.engine.backend import ENGINE_CHOICES
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
+from edgellm_core.host import PluginHost
+from edgellm_core.quantization.schemes import BUILT_IN
 from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class BuildSettings:
 
     Attributes:
         target: form of the graph.
-        precision: element type of weights and activations.
+        precision: element type of weights and activations, or the name of a quantization scheme.
         family: name of the family to treat the model as; None lets the claims decide.
         plugin_paths: folders with further plugins.
         revision: branch, tag or commit of a hub repository.
@@ -66,8 +68,10 @@ class BuildSettings:
 
     def __post_init__(self) -> None:
         """Refuse what can't work, before anything is downloaded."""
-        if self.precision not in ELEMENT_TYPES:
-            raise UnknownNameError("precision", self.precision, ELEMENT_TYPES)
+        if self.precision not in {*ELEMENT_TYPES, *BUILT_IN}:
+            known = {*ELEMENT_TYPES, *BUILT_IN, *PluginHost.load(self.plugin_paths).schemes()}
+            if self.precision not in known:
+                raise UnknownNameError("precision", self.precision, known)
         if self.verify not in VERIFY_MODES:
             raise UnknownNameError("verification mode", self.verify, VERIFY_MODES)
         if self.engine not in ENGINE_CHOICES:
@@ -79,6 +83,11 @@ class BuildSettings:
                 self.max_input_len,
                 "Lower --max-input-len or raise --max-seq-len.",
             )
+
+    @property
+    def compute_precision(self) -> str:
+        """Element type of everything that is not quantized."""
+        return self.precision if self.precision in ELEMENT_TYPES else "fp16"
 
 
 def parse_bytes(text: str) -> int:

@@ -59,7 +59,7 @@ def test_a_hook_that_fails_during_a_build_names_its_plugin(tmp_path, hook, call,
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_targets_commands_and_rules_are_collected(tmp_path, load):
+def test_targets_schemes_commands_and_rules_are_collected(tmp_path, load):
     body = '''
 import click
 
@@ -68,6 +68,12 @@ class Board(Target):
 
 @hookimpl
 def edgellm_register_targets(): return [Board]
+
+class Int4RoundToNearest(QuantizationScheme):
+    name = "int4_rtn"
+
+@hookimpl
+def edgellm_register_schemes(): return [Int4RoundToNearest]
 
 @hookimpl
 def edgellm_register_commands(): return [click.Command("flash")]
@@ -85,6 +91,7 @@ def edgellm_register_rules():
 '''
     host = load(write_plugin(tmp_path, "board", body))
     assert [(name, target.name) for name, target in host.targets().items()] == [("board", "board")]
+    assert [(name, scheme.name) for name, scheme in host.schemes().items()] == [("int4_rtn", "int4_rtn")]
     assert [(name, command.name) for name, command in host.commands().items()] == [("flash", "flash")]
     assert [type(rule).__name__ for rule in host.rules()] == ["DropCopies"]
     assert load().rules() == []
