@@ -59,7 +59,7 @@ def test_no_pad_token_is_in_a_sample(tokenizer):
 
 
 def test_more_than_there_is_names_what_fits(tokenizer):
-    with pytest.raises(NotEnoughTextError, match=r"needs 90000 samples of 512 tokens.*--calib-samples \d+"):
+    with pytest.raises(NotEnoughTextError, match=r"needs 90000 samples × 512 tokens.*--calib-samples \d+"):
         calibration_set(CalibrationDataSettings(data="builtin", samples=90_000), tokenizer)
 
 
