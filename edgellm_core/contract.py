@@ -7,7 +7,7 @@ lives in its ``ModelFamily`` subclass; every method has a default that is right 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 CONTRACT_VERSION: Final = 1
 """Version of the classes in this module; a plugin that asks for another one is named and skipped."""
+
+CORE_CALIBRATION_DATA: Final = ("builtin", "cnn_dailymail", "wikitext")
+"""Values of ``--calib-data`` that belong to edgellm; no plugin can take one."""
 
 ModuleForward = Callable[..., Any]
 """Replaces ``torch.nn.Module.forward`` while tracing: ``(module, *args, **kwargs)`` → what the original returns."""
@@ -188,5 +191,22 @@ class QuantizationScheme:
 
         Args:
             block_size: one of ``block_sizes``; 0 without blocks.
+        """
+        raise NotImplementedError
+
+
+class CalibrationData:
+    """Text that a quantization can be calibrated on.
+
+    Attributes:
+        name: value of ``--calib-data``.
+    """
+
+    name: ClassVar[str] = ""
+
+    def texts(self) -> Iterator[str | Sequence[Mapping[str, str]]]:
+        """Yield texts, each plain or as the messages of a conversation (``role`` and ``content``).
+
+        They are read one by one until there are enough tokens, so a long text may come from a slow place.
         """
         raise NotImplementedError
