@@ -33,11 +33,10 @@ def tiny_llama(**changes: Any) -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **(settings | changes)), dtype=torch.float32)
 
 
-def export_stock(folder: Path, scheme: str, *, model: Any = None, kv_cache: bool = False, batches: int = 4) -> Any:
-    """Quantize a model with ModelOpt's own configuration, export it to ``folder``, and return the fake-quantized model.
+def quantize_stock(scheme: str, *, model: Any = None, kv_cache: bool = False, batches: int = 4) -> Any:
+    """Quantize a model with ModelOpt's own configuration and return it fake-quantized.
 
     Args:
-        folder: where the checkpoint goes.
         scheme: key of ``CONFIGS``.
         model: model to quantize in place; None for ``tiny_llama()``.
         kv_cache: round keys and values to fp8 too.
@@ -46,13 +45,21 @@ def export_stock(folder: Path, scheme: str, *, model: Any = None, kv_cache: bool
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import modelopt.torch.quantization as mtq
-        from modelopt.torch.export import export_hf_checkpoint
 
         model = tiny_llama() if model is None else model
         config = copy.deepcopy(getattr(mtq, CONFIGS[scheme]))
         if kv_cache:
             config = mtq.utils.update_quant_cfg_with_kv_cache_quant(config, copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"]))
         ids = torch.randint(0, model.config.vocab_size, (batches, 32), generator=torch.Generator().manual_seed(1))
-        quantized = mtq.quantize(model, config, lambda calibrated: calibrated(ids))
+        return mtq.quantize(model, config, lambda calibrated: calibrated(ids))
+
+
+def export_stock(folder: Path, scheme: str, **options: Any) -> Any:
+    """Quantize a model like ``quantize_stock`` and export it to ``folder``; return what ModelOpt leaves in memory."""
+    quantized = quantize_stock(scheme, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from modelopt.torch.export import export_hf_checkpoint
+
         export_hf_checkpoint(quantized, dtype=torch.float16, export_dir=str(folder))
     return quantized
