@@ -90,7 +90,7 @@ def export_graph(
         checkpoint.config,
         plain_names(checkpoint.tensors, layout_of(checkpoint)),
         selection,
-        settings.precision,
+        settings.compute_precision,
         full_depth=settings.full_depth,
         own_code=checkpoint.code_digest(),
     )
@@ -143,7 +143,7 @@ def _trace_stage(
             return trace(
                 config,
                 selection.family,
-                settings.precision,
+                settings.compute_precision,
                 full_depth=settings.full_depth,
                 report=report,
                 tensor_names=plain_names(checkpoint.tensors, layout_of(checkpoint)),

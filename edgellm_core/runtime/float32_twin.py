@@ -1,10 +1,13 @@
-"""The float32 twin of a bfloat16 graph, for ONNX Runtime on the CPU.
+"""The float32 twin of a bfloat16 or float16 graph, for ONNX Runtime on the CPU.
 
 ONNX Runtime has no bfloat16 kernels on the CPU for most operators (Mul, Sigmoid, RMSNormalization: NOT_IMPLEMENTED).
 The twin is the same graph with every BFLOAT16 raised to FLOAT. Its weights stay the bfloat16 ones, where they lie, each
 behind a Cast that ONNX Runtime folds while it loads. Every bfloat16 number is a float32 number, so no weight changes;
 only activations keep more bits. For 105 MiB of weights the whole load peaked at 625 MiB, against 834 MiB with values
 widened here and handed over by ``SessionOptions.add_external_initializers`` (ONNX Runtime 1.32).
+
+The parity gate raises quantized float16 graphs too: an activation that float16 rounds may fall on another low-bit
+number, and such jumps would hide errors.
 """
 
 from __future__ import annotations
@@ -21,8 +24,13 @@ ELEMENT_TYPE_ATTRIBUTES: Final = frozenset({"to", "dtype", "output_dtype", "soft
 
 BFLOAT16: Final = 16
 """``onnx.TensorProto.BFLOAT16``."""
+FLOAT16: Final = 10
+"""``onnx.TensorProto.FLOAT16``."""
 FLOAT: Final = 1
 """``onnx.TensorProto.FLOAT``."""
+
+NAMES: Final = {BFLOAT16: "bfloat16", FLOAT16: "float16"}
+"""Types that can be raised, as parts of names of stored weights."""
 
 
 def has_bfloat16(model: onnx.ModelProto) -> bool:
@@ -34,62 +42,69 @@ def has_bfloat16(model: onnx.ModelProto) -> bool:
     )
 
 
-def raise_to_float32(model: onnx.ModelProto) -> None:
-    """Turn ``model`` into its float32 twin, in place; the tensors keep their names."""
-    _raise_graph(model.graph)
+def raise_to_float32(model: onnx.ModelProto, narrow: int = BFLOAT16) -> None:
+    """Turn ``model`` into its float32 twin, in place; the tensors keep their names.
+
+    Args:
+        model: the graph.
+        narrow: the type that is raised: ``BFLOAT16`` or ``FLOAT16``.
+    """
+    _raise_graph(model.graph, narrow)
     for function in model.functions:
         for value in function.value_info:
-            _raise_value(value)
+            _raise_value(value, narrow)
         for node in function.node:
-            _raise_node(node)
+            _raise_node(node, narrow)
 
 
-def _raise_graph(graph: onnx.GraphProto) -> None:
+def _raise_graph(graph: onnx.GraphProto, narrow: int) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
-        _raise_value(value)
+        _raise_value(value, narrow)
     for node in graph.node:
-        _raise_node(node)
-    _cast_initializers(graph)
+        _raise_node(node, narrow)
+    _cast_initializers(graph, narrow)
 
 
-def _cast_initializers(graph: onnx.GraphProto) -> None:
-    """Rename each bfloat16 initializer and let a Cast write its old name."""
+def _cast_initializers(graph: onnx.GraphProto, narrow: int) -> None:
+    """Rename each narrow initializer and let a Cast write its old name."""
     from onnx import helper
 
     casts = []
     for tensor in graph.initializer:
-        if tensor.data_type == BFLOAT16:
-            stored, tensor.name = tensor.name, f"{tensor.name}/bfloat16"
+        if tensor.data_type == narrow:
+            stored, tensor.name = tensor.name, f"{tensor.name}/{NAMES[narrow]}"
             casts.append(helper.make_node("Cast", [tensor.name], [stored], name=f"{stored}/raise", to=FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _raise_value(value: onnx.ValueInfoProto) -> None:
-    if value.type.tensor_type.elem_type == BFLOAT16:
+def _raise_value(value: onnx.ValueInfoProto, narrow: int) -> None:
+    if value.type.tensor_type.elem_type == narrow:
         value.type.tensor_type.elem_type = FLOAT
 
 
-def _raise_node(node: onnx.NodeProto) -> None:
+def _raise_node(node: onnx.NodeProto, narrow: int) -> None:
     for attribute in node.attribute:
         if attribute.HasField("t"):
-            _raise_constant(attribute.t)
+            _raise_constant(attribute.t, narrow)
         elif attribute.HasField("g"):
-            _raise_graph(attribute.g)
-        elif attribute.name in ELEMENT_TYPE_ATTRIBUTES and attribute.i == BFLOAT16:
+            _raise_graph(attribute.g, narrow)
+        elif attribute.name in ELEMENT_TYPE_ATTRIBUTES and attribute.i == narrow:
             attribute.i = FLOAT
         for graph in attribute.graphs:
-            _raise_graph(graph)
+            _raise_graph(graph, narrow)
 
 
-def _raise_constant(tensor: onnx.TensorProto) -> None:
+def _raise_constant(tensor: onnx.TensorProto, narrow: int) -> None:
     """Widen a value that is stored in a node; those are small and never external."""
-    if tensor.data_type != BFLOAT16:
+    if tensor.data_type != narrow:
         return
-    # bfloat16 lies in raw_data or, as bit patterns, in int32_data (onnx.proto, TensorProto)
+    # both types lie in raw_data or, as bit patterns, in int32_data (onnx.proto, TensorProto)
     bits = np.frombuffer(tensor.raw_data, "<u2") if tensor.raw_data else np.array(tensor.int32_data, np.uint16)
     tensor.ClearField("int32_data")
     tensor.data_type = FLOAT
-    # a bfloat16 is the upper half of a float32
-    tensor.raw_data = (bits.astype("<u4") << 16).tobytes()
+    if narrow == FLOAT16:
+        tensor.raw_data = bits.astype("<u2").view("<f2").astype("<f4").tobytes()
+    else:  # a bfloat16 is the upper half of a float32
+        tensor.raw_data = (bits.astype("<u4") << 16).tobytes()

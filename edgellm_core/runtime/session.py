@@ -197,6 +197,7 @@ def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
     from onnx import load
 
     from edgellm_core.runtime.float32_twin import has_bfloat16, raise_to_float32
+    from edgellm_core.runtime.plain_operators import expand, needs_expansion
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: ONNX Runtime warns about optimizations that it declines
@@ -209,9 +210,12 @@ def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
     source: str | bytes = str(path)
     try:
         model = load(str(path), load_external_data=False)
-        raised = has_bfloat16(model)
+        raised, expanded = has_bfloat16(model), needs_expansion(model)
         if raised:
             raise_to_float32(model)
+        if expanded:
+            expand(model)
+        if raised or expanded:
             _read_small_tensors(model, path)
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
             source = model.SerializeToString()

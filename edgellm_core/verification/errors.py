@@ -153,3 +153,14 @@ class SourceDiffersError(UserError):
             f"The bundle {str(bundle)!r} was built from a checkpoint with digest {expected[:12]}; {source!r} has "
             f"{found[:12]}. Give the original with --source, or build the bundle again."
         )
+
+
+class ModelOptMissingError(UserError):
+    """The original of a quantized checkpoint needs ModelOpt's own rounding."""
+
+    def __init__(self) -> None:
+        """Name the extra that brings it."""
+        super().__init__(
+            "Comparing a graph with rounded inputs needs NVIDIA's ModelOpt, whose own rounding is the reference; it is "
+            "not installed. Install edgellm[quantize], or use --verify off to go without a comparison."
+        )

@@ -1,5 +1,6 @@
-"""The original: transformers' own model with weights that transformers itself reads, in float32.
+"""The original: transformers' own model in float32.
 
+transformers reads its weights itself; those of quantized layers are dequantized from their definition before.
 Nothing of our tracing, wrappers or weight loading takes part, so that an error there can't be on both sides.
 """
 
@@ -17,6 +18,7 @@ from edgellm_core.verification.errors import ReferenceLoadError, ReferenceNotFin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from edgellm_core.verification.cases import Case, Logits, StepInputs
     from edgellm_core.verification.subject import Subject
 
+
+ELEMENT_TYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precision → name of its type in torch."""
 
 ONE_THREAD_PARAMETERS: Final = 500_000_000
 """Below so many parameters one thread runs the original: in steps of one token the threads of torch mostly wait for
@@ -33,8 +38,52 @@ each other. On two busy cores SmolLM2-135M took 96 s of wall and 43 s of CPU on 
 def load_reference(subject: Subject) -> PreTrainedModel:
     """Load the original with ``from_pretrained``; for bf16 its values are rounded to bfloat16 and stay in float32.
 
+    transformers reads a quantized checkpoint as dequantized weights, one at a time; its inputs, keys and values are
+    rounded as the checkpoint says.
+
     Raises:
         ReferenceLoadError: transformers refuses, or a weight is missing or has another shape.
+        ModelOptMissingError: inputs, keys or values are rounded, and ModelOpt is not installed.
+    """
+    model = _load_quantized(subject) if subject.layout is not None else _load_plain(subject)
+    model.eval()
+    if subject.layers < subject.depth:
+        _take_scalars_of_whole_model(model, subject)
+    return model
+
+
+def _load_plain(subject: Subject) -> PreTrainedModel:
+    config = copy.deepcopy(subject.config)
+    model = _from_pretrained(subject, config, subject.directory, local_files_only=True, use_safetensors=True)
+    if subject.precision == "bf16":
+        _round_to_bfloat16(model)
+    return model
+
+
+def _load_quantized(subject: Subject) -> PreTrainedModel:
+    import torch
+
+    from edgellm_core.verification.quantized_reference import install_rounding, own_head
+    from edgellm_core.verification.quantized_weights import StoredTensors, lazy_state
+
+    assert subject.layout is not None  # for mypy
+    dtype: torch.dtype = getattr(torch, ELEMENT_TYPES[subject.element_type])
+    stored = StoredTensors(subject.tensors)
+    config = own_head(subject.config, _on_meta(subject.config, torch.float32), subject.layout)
+    state = lazy_state(subject.tensors, subject.layout, stored, dtype)
+    model = _from_pretrained(subject, config, None, state_dict=state)
+    _round_buffers(model, dtype)
+    install_rounding(model, subject, stored, dtype)
+    return model
+
+
+def _from_pretrained(
+    subject: Subject, config: PreTrainedConfig, source: Path | None, **options: Any
+) -> PreTrainedModel:
+    """Let transformers load all weights of a model in float32.
+
+    Raises:
+        ReferenceLoadError: it refuses, or a weight is missing or has another shape.
     """
     import torch
 
@@ -43,13 +92,12 @@ def load_reference(subject: Subject) -> PreTrainedModel:
     try:
         with _quiet_transformers():
             loaded: Any = causal_lm_class(subject.config).from_pretrained(
-                subject.directory,
-                config=copy.deepcopy(subject.config),
+                source,
+                config=config,
                 dtype=torch.float32,
                 attn_implementation="eager",  # tracing takes over sdpa's place; eager is never touched
-                local_files_only=True,
-                use_safetensors=True,
                 output_loading_info=True,
+                **options,
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise ReferenceLoadError(subject.directory, " ".join(str(error).split()).rstrip(".")) from error
@@ -58,11 +106,6 @@ def load_reference(subject: Subject) -> PreTrainedModel:
         names = sorted(map(str, info[kind]))
         if names:
             raise ReferenceLoadError(subject.directory, f"{kind.replace('_keys', '')} weights {', '.join(names[:3])}")
-    model.eval()
-    if subject.layers < subject.depth:
-        _take_scalars_of_whole_model(model, subject)
-    if subject.precision == "bf16":
-        _round_to_bfloat16(model)
     return model  # type: ignore[no-any-return]  # from_pretrained returns a tuple that transformers leaves untyped
 
 
@@ -92,15 +135,20 @@ def _round_to_bfloat16(model: PreTrainedModel) -> None:
     """Round the weights, and the buffers that transformers itself makes in bfloat16, like Gemma's factor √hidden."""
     import torch
 
-    twin = _on_meta(model.config, torch.bfloat16)
-    rounded = {name for name, buffer in twin.named_buffers() if buffer.dtype == torch.bfloat16}
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.copy_(parameter.to(torch.bfloat16))
-        for name, buffer in model.named_buffers():
-            if name in rounded:
-                buffer.copy_(buffer.to(torch.bfloat16))
+    _round_buffers(model, torch.bfloat16)
+
+
+def _round_buffers(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round the buffers that transformers itself makes in ``dtype`` where the model is of that type."""
+    twin = _on_meta(model.config, dtype)
+    narrow = {name for name, buffer in twin.named_buffers() if buffer.dtype == dtype}
+    for name, buffer in model.named_buffers():
+        if name in narrow:
+            buffer.copy_(buffer.to(dtype))
 
 
 @contextlib.contextmanager

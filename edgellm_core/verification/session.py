@@ -28,13 +28,16 @@ class GraphSession:
     their hidden states, whose weights stay in the original's data file.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, *, extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path, *, extra: Sequence[str] = (), widened: bool = False
+    ) -> None:
         """Load the graph.
 
         Args:
             model: the graph; not changed. A bfloat16 graph runs with its types raised to float32.
             folder: where its external data lies.
             extra: names of further tensors to show.
+            widened: run a float16 graph with its types raised to float32 too.
 
         Raises:
             GraphLoadError: ONNX Runtime can't load it.
@@ -42,7 +45,7 @@ class GraphSession:
         self._path = folder / "model.onnx"
         self._extra = list(extra)
         try:
-            self._session = _load(model, folder, self._extra)
+            self._session = _load(model, folder, self._extra, widened=widened)
         except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
             raise GraphLoadError(self._path, _one_line(error)) from error
         self._inputs = {value.name: value for value in self._session.get_inputs()}
@@ -110,17 +113,22 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str]) -> Any:
+def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened: bool) -> Any:
     import onnx
     import onnxruntime
 
-    from edgellm_core.runtime.float32_twin import has_bfloat16, raise_to_float32
+    from edgellm_core.runtime.float32_twin import FLOAT16, has_bfloat16, raise_to_float32
+    from edgellm_core.runtime.plain_operators import expand, needs_expansion
     from edgellm_core.runtime.session import FLOAT32_INPUTS
 
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
     if has_bfloat16(graph):
         raise_to_float32(graph)
+    if widened:
+        raise_to_float32(graph, FLOAT16)
+    if needs_expansion(graph):
+        expand(graph)
     _read_small_tensors(graph, folder)
     present = {output.name for output in graph.graph.output}
     # ONNX Runtime infers the types of outputs that are declared without one

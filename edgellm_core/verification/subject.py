@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.contract import ModelFamily
+    from edgellm_core.quantization.layout import QuantizationLayout
 
 Mode = Literal["full", "layers", "off"]
+
+PRECISIONS: Final = {1: "fp32", 10: "fp16", 16: "bf16"}
+"""``onnx.TensorProto.DataType`` → precision."""
 
 LEAST_LAYERS: Final = 2
 """Fewest layers of ``--verify layers``: one whose input is the embedding and one whose input is another layer."""
@@ -35,6 +40,8 @@ class Subject:
         precision: precision of the graph.
         layers: decoder layers that are compared.
         depth: decoder layers of the whole model.
+        tensors: tensors of the original.
+        layout: what of the original is quantized; None for nothing.
     """
 
     graph: onnx.ModelProto
@@ -45,6 +52,14 @@ class Subject:
     precision: str
     layers: int
     depth: int
+    tensors: TensorIndex = field(default_factory=dict)
+    layout: QuantizationLayout | None = None
+
+    @property
+    def element_type(self) -> str:
+        """Precision of what is not quantized: that of the logits."""
+        logits = next(value for value in self.graph.graph.output if value.name == "logits")
+        return PRECISIONS[logits.type.tensor_type.elem_type]
 
     @property
     def one_token(self) -> bool:
@@ -85,6 +100,7 @@ def make_subject(
     """
     import onnx
 
+    from edgellm_core.quantization.layout import read_layout
     from edgellm_core.tracing.configuration import load_config
     from edgellm_core.verification.cut import cut_after
 
@@ -109,6 +125,8 @@ def make_subject(
         precision=precision,
         layers=layers,
         depth=depth,
+        tensors=checkpoint.tensors,
+        layout=read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors),
     )
 
 

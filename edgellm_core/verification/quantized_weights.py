@@ -1,0 +1,89 @@
+"""The weights of a quantized checkpoint as transformers reads them: dequantized one at a time, when it asks for one."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from edgellm_core.verification.dequantize import dequantize, rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from edgellm_core.checkpoint.tensors import TensorIndex
+    from edgellm_core.quantization.formats import LinearFormat
+    from edgellm_core.quantization.layout import QuantizationLayout
+
+KV_SCALES = ("k_scale", "v_scale")
+"""Suffixes of the scales of keys and values."""
+
+
+class StoredTensors:
+    """Reads tensors of a checkpoint with safetensors' own reader; each file is opened once."""
+
+    def __init__(self, tensors: TensorIndex) -> None:
+        self._tensors = tensors
+        self._files: dict[Path, Any] = {}
+        self._lock = threading.Lock()  # transformers loads in several threads
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor as it is stored."""
+        from safetensors import safe_open
+
+        entry = self._tensors[name]
+        with self._lock:
+            if entry.file not in self._files:
+                self._files[entry.file] = safe_open(entry.file, framework="pt")
+            tensor: torch.Tensor = self._files[entry.file].get_tensor(name)
+        return tensor
+
+    def of_linear(self, module: str, form: LinearFormat, *, weight: bool) -> dict[str, torch.Tensor]:
+        """Return the tensors of a quantized layer by suffix, with those of its weight or without."""
+        suffixes = form.tensors(2, max(1, form.block_size))
+        chosen = (suffix for suffix in suffixes if suffix.startswith("weight") == weight)
+        return {suffix: self.read(f"{module}.{suffix}") for suffix in chosen}
+
+
+class LazyWeight:
+    """One weight, made when it is indexed, as transformers indexes a slice of a safetensors file."""
+
+    def __init__(self, stored: StoredTensors, name: str, form: LinearFormat | None, scale_type: torch.dtype) -> None:
+        self._stored, self._name, self._form, self._scale_type = stored, name, form, scale_type
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        """Return the weight, float32 where it is a floating-point number."""
+        return self._made()[index]
+
+    def _made(self) -> torch.Tensor:
+        if self._form is not None:
+            module = self._name.removesuffix(".weight")
+            parts = self._stored.of_linear(module, self._form, weight=True)
+            return dequantize(self._form, parts, self._scale_type)
+        tensor = self._stored.read(self._name)
+        return rounded(tensor, self._scale_type) if tensor.is_floating_point() else tensor
+
+
+def lazy_state(
+    tensors: TensorIndex, layout: QuantizationLayout, stored: StoredTensors, scale_type: torch.dtype
+) -> Mapping[str, LazyWeight]:
+    """Return every weight of the model by its name in the checkpoint, without what only quantization needs.
+
+    Args:
+        tensors: all tensors of the checkpoint.
+        layout: what of it is quantized.
+        stored: reads them.
+        scale_type: element type of the graph: weights that are not quantized, and scales, are rounded to it.
+    """
+    own = {f"{module}.{suffix}" for module, form in layout.linears.items() for suffix in form.tensors(2, 1 << 10)}
+    weights = {f"{module}.weight": form for module, form in layout.linears.items()}
+    return {
+        name: LazyWeight(stored, name, weights.get(name), scale_type)
+        for name in tensors
+        if name in weights or (name not in own and not name.endswith(KV_SCALES))
+    }

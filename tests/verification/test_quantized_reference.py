@@ -1,0 +1,182 @@
+"""The original of a quantized checkpoint computes what ModelOpt's own modules compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import warnings
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from edgellm_core.checkpoint.json_files import read_config
+from edgellm_core.checkpoint.shards import index_tensors, read_headers
+from edgellm_core.quantization.layout import read_layout
+from edgellm_core.verification.errors import ReferenceLoadError
+from edgellm_core.verification.reference import load_reference
+from edgellm_core.verification.subject import Subject, cut_config
+from tests.stock_modelopt import export_stock, tiny_llama
+
+IDS = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(5))
+
+
+def subject_of(folder, **changes):
+    """Return what the gate knows of a checkpoint, with a float32 graph that has nothing but an output."""
+    config = read_config(folder)
+    tensors = index_tensors(read_headers(folder))
+    layout = read_layout(folder, config, tensors)
+    settings = {key: value for key, value in config.items() if key not in ("model_type", "quantization_config")}
+    made = AutoConfig.for_model(config["model_type"], **settings)
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_model(onnx.helper.make_graph([], "graph", [], [logits]))
+    depth = made.num_hidden_layers
+    subject = Subject(
+        graph=graph, folder=folder, directory=folder, config=made, whole_config=made, precision="fp8", layers=depth,
+        depth=depth, tensors=tensors, layout=layout,
+    )  # fmt: skip
+    return dataclasses.replace(subject, **changes)
+
+
+def logits_of(model):
+    with torch.inference_mode():
+        return model(IDS).logits
+
+
+def difference(found, wanted):
+    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+
+
+def typical_difference(found, wanted):
+    """Return the median over positions: a tie that falls the other way changes a few of them."""
+    return ((found - wanted).abs().amax(-1).median() / wanted.abs().max()).item()
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """Function from scheme and options to a checkpoint of ModelOpt and the model that ModelOpt left in memory."""
+    made = {}
+
+    def checkpoint(scheme, *, kv_cache=False):
+        if (scheme, kv_cache) not in made:
+            folder = tmp_path_factory.mktemp(scheme)
+            model = export_stock(folder, scheme, model=tiny_llama().half().float(), kv_cache=kv_cache)
+            made[scheme, kv_cache] = folder, model
+        return made[scheme, kv_cache]
+
+    return checkpoint
+
+
+@pytest.fixture
+def copied(stock, tmp_path):
+    """Function from a scheme and a change of the tensors to a changed copy of the checkpoint."""
+
+    def copy(scheme, change, **options):
+        folder = shutil.copytree(stock(scheme, **options)[0], tmp_path / "copy")
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return copy
+
+
+def unpacked(model, scheme):
+    """Give the layers of an exported model the weights that ModelOpt reads back; their inputs are rounded as before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from modelopt.torch.export.quant_utils import from_quantized_weight
+    for module in model.modules():
+        if hasattr(module, "weight_quantizer") and module.weight_quantizer.is_enabled:
+            weight = from_quantized_weight(module.weight, module.weight_scale.float(), scheme, torch.float32)
+            module.weight_quantizer.disable()
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return model.float()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kv_cache"), [("fp8", False), ("fp8", True), ("int8_sq", False)], ids=["fp8", "fp8-kv", "int8_sq"]
+)
+def test_it_computes_what_modelopt_computes(stock, scheme, kv_cache):
+    folder, exported = stock(scheme, kv_cache=kv_cache)
+    wanted = logits_of(unpacked(exported, scheme))
+    found = logits_of(load_reference(subject_of(folder)))
+    assert typical_difference(found, wanted) < 1e-6
+    assert difference(found, wanted) < 5e-2
+    assert typical_difference(found, logits_of(tiny_llama())) > 1e-2
+
+
+def test_a_layer_that_is_not_quantized_stays_as_it_is(copied):
+    def dequantize_one(weights):
+        module = "model.layers.1.mlp.up_proj"
+        scale = weights.pop(f"{module}.weight_scale").float()
+        weights[f"{module}.weight"] = (weights[f"{module}.weight"].float() * scale).half()
+        del weights[f"{module}.input_scale"]
+
+    subject = subject_of(copied("fp8", dequantize_one))
+    assert len(subject.layout.linears) == 13
+    model = load_reference(subject)
+    hooked = {name for name, module in model.named_modules() if module._forward_pre_hooks}
+    assert hooked == set(subject.layout.linears)
+    stored = load_file(subject.directory / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
+    assert torch.equal(model.get_submodule("model.layers.1.mlp.up_proj").weight, stored.float())
+
+
+def test_a_quantized_head_leaves_the_embedding_that_it_was_tied_to(stock, tmp_path):
+    folder = tmp_path / "tied"
+    weights = load_file(shutil.copytree(stock("int8_sq")[0], folder) / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"].float()
+    scale = embedding.abs().amax(1) / 127
+    weights["lm_head.weight"] = (embedding / scale[:, None]).round().to(torch.int8)
+    weights |= {"lm_head.weight_scale": scale, "lm_head.input_scale": torch.tensor(0.03)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    model = load_reference(subject_of(folder))
+    assert torch.equal(model.model.embed_tokens.weight, embedding)
+    assert torch.equal(model.lm_head.weight, (embedding / scale[:, None]).round() * scale[:, None])
+    assert model.lm_head._forward_pre_hooks
+
+
+def test_only_the_first_layers_are_read(stock, monkeypatch):
+    from edgellm_core.verification.quantized_weights import StoredTensors
+
+    whole = subject_of(stock("fp8", kv_cache=True)[0])
+    read = []
+    original = StoredTensors.read
+    monkeypatch.setattr(StoredTensors, "read", lambda self, name: read.append(name) or original(self, name))
+    model = load_reference(dataclasses.replace(whole, config=cut_config(whole.config, 1), layers=1))
+    assert len(model.model.layers) == 1
+    assert read
+    assert not any(name.startswith("model.layers.1.") for name in read)
+    logits_of(model)
+
+
+def test_a_missing_scale_of_the_cache_is_named(copied):
+    folder = copied("fp8", lambda weights: weights.pop("model.layers.1.self_attn.v_proj.v_scale"), kv_cache=True)
+    with pytest.raises(ReferenceLoadError, match="missing v_scale of decoder layer 1"):
+        load_reference(subject_of(folder))
+
+
+def test_the_scale_of_the_cache_counts(copied, stock):
+    def change(weights):
+        weights["model.layers.0.self_attn.k_proj.k_scale"] *= 100
+
+    wanted = logits_of(load_reference(subject_of(stock("fp8", kv_cache=True)[0])))
+    found = logits_of(load_reference(subject_of(copied("fp8", change, kv_cache=True))))
+    assert difference(found, wanted) > 1e-4
+
+
+def test_weights_and_scales_are_rounded_to_the_type_of_the_graph(stock):
+    folder, _ = stock("fp8")
+    subject = subject_of(folder)
+    subject.graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
+    model = load_reference(subject)
+    stored = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj"
+    scale = stored[f"{name}.weight_scale"].bfloat16().float()
+    assert torch.equal(model.get_submodule(name).weight, stored[f"{name}.weight"].float() * scale)
+    assert torch.equal(model.model.norm.weight, stored["model.norm.weight"].bfloat16().float())
