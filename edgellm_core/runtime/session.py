@@ -50,7 +50,7 @@ class _State:
         name: graph input, ``past_…``.
         output: graph output with its next value.
         dtype: numpy type.
-        bits_of: ``onnx.TensorProto``'s number of the element type whose bits an array holds; None for numpy's own.
+        type_name: ONNX Runtime's name of the element type.
         shape: static sizes; None for the batch; 0 for the axis that grows.
     """
 
@@ -58,17 +58,20 @@ class _State:
     output: str
     dtype: Any
     shape: tuple[int | None, ...]
-    bits_of: int | None = None
+    type_name: str
 
     def as_value(self, state: Any) -> Any:
         """Return an array as ONNX Runtime's value; its values are passed on."""
-        import onnxruntime
+        return state_value(state, self.type_name) if isinstance(state, np.ndarray) else state
 
-        if not isinstance(state, np.ndarray):
-            return state
-        if self.bits_of is None:
-            return onnxruntime.OrtValue.ortvalue_from_numpy(state)
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(state, self.bits_of)
+
+def state_value(array: np.ndarray[Any, Any], type_name: str) -> Any:
+    """Return an array as ONNX Runtime's value of the type that it names so."""
+    import onnxruntime
+
+    if type_name in FLOAT8:
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, FLOAT8[type_name])
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 class DecoderSession:
@@ -176,8 +179,8 @@ class DecoderSession:
             batch, *rest = value.shape
             grown = [size if isinstance(size, int) else 0 for size in rest]
             shape = (batch if isinstance(batch, int) else None, *grown)
-            dtype, bits_of = STATE_TYPES[value.type], FLOAT8.get(value.type)
-            states.append(_State(name=value.name, output=output, dtype=dtype, shape=shape, bits_of=bits_of))
+            dtype = STATE_TYPES[value.type]
+            states.append(_State(name=value.name, output=output, dtype=dtype, shape=shape, type_name=value.type))
         return states
 
 

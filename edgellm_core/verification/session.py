@@ -8,7 +8,7 @@ import numpy as np
 
 from edgellm_core.runtime.errors import GraphLoadError, GraphRunError
 from edgellm_core.runtime.prefill import split_steps, step_size
-from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output
+from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output, state_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ class GraphSession:
             value = self._inputs[name]
             _, *sizes = value.shape
             shape = [batch, *(size if isinstance(size, int) else 0 for size in sizes)]
-            self._states[name] = np.zeros(shape, STATE_TYPES[value.type])
+            self._states[name] = state_value(np.zeros(shape, STATE_TYPES[value.type]), value.type)
 
     def run(self, inputs: StepInputs) -> tuple[Logits, Tensors]:
         """Run one step; where the graph takes one token a step, as many steps as there are tokens.

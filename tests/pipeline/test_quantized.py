@@ -212,6 +212,26 @@ def test_a_cache_in_fp8_takes_one_byte_a_number(built):
     assert set(types.values()) == {onnx.TensorProto.FLOAT8E4M3FN}
 
 
+def test_a_head_is_quantized_apart_from_the_embedding_that_it_is_tied_to(tmp_path, quick):
+    twin = export_with_twin(tmp_path / "tied", "fp8", model=tiny_llama(tie_word_embeddings=True))
+    path = tmp_path / "tied" / "model.safetensors"
+    tensors = load_file(path)
+    assert "lm_head.weight" not in tensors
+    weight, scale, input_scale = tensors["model.embed_tokens.weight"], torch.tensor(2e-4), torch.tensor(0.01)
+    tensors["lm_head.weight"] = (weight / scale).to(torch.float8_e4m3fn)
+    tensors.update({"lm_head.weight_scale": scale, "lm_head.input_scale": input_scale})
+    save_file(tensors, path, metadata={"format": "pt"})
+    bundle = build(str(tmp_path / "tied"), tmp_path / "out", quick(verify="off"))
+    with torch.inference_mode():
+        hidden = twin.model(IDS).last_hidden_state
+        rounded = (hidden / input_scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * input_scale
+        wanted = rounded @ (tensors["lm_head.weight"].float() * scale).T
+    assert relative_error(in_steps(bundle.model_path), wanted.numpy()) < 2e-6
+    types = {tensor.name: tensor.data_type for tensor in graph_of(bundle).initializer}
+    assert types["model.embed_tokens.weight"] == onnx.TensorProto.FLOAT
+    assert types["lm_head.weight"] == onnx.TensorProto.FLOAT8E4M3FN
+
+
 def test_a_tensor_that_no_format_has_is_named(copied, tmp_path, quick):
     folder = copied("fp8", lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.surprise": torch.zeros(1)}))
     with pytest.raises(UnexpectedTensorsError, match=r"'model\.layers\.0\.mlp\.up_proj\.surprise'"):
