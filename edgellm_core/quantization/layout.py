@@ -48,6 +48,12 @@ class QuantizationLayout:
         """Return the number of layers by kind of weight, the most frequent first."""
         return dict(Counter(form.weight for form in self.linears.values()).most_common())
 
+    @property
+    def scheme(self) -> str:
+        """Kind of the weights; ``mixed`` for several, ``none`` where only the cache is quantized."""
+        kinds = list(self.counts())
+        return kinds[0] if len(kinds) == 1 else "mixed" if kinds else "none"
+
     def describe(self) -> str:
         """Return what is quantized in one phrase, for example ``14 layers fp8, KV cache fp8 (modelopt 0.47.0)``."""
         parts = [f"{count} layers {kind}" for kind, count in self.counts().items()]

@@ -193,6 +193,14 @@ def test_a_gpu_without_the_type_is_refused_with_the_builders_reason(built, tmp_p
         engine_of(built("fp8", "fp16"), tmp_path, 86)
 
 
+def test_the_manifest_says_what_is_quantized(built):
+    manifest = built("fp8", "fp16", kv_cache=True).manifest
+    assert (manifest.precision, manifest.compute_precision) == ("fp8", "fp16")
+    assert manifest.quantization.linears == {"fp8": LINEARS}
+    assert manifest.quantization.kv_cache == "fp8"
+    assert manifest.quantization.producer.startswith("modelopt 0.")
+
+
 def engine_of(bundle, folder, compute_capability):
     return build_engine(
         bundle.model_path, folder / "llm.engine", backend=BACKENDS["tensorrt-rtx"],
