@@ -90,7 +90,7 @@ def _compare(
 
 def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_remote_code: bool) -> Checkpoint:
     """Open the original, and refuse another checkpoint than the one that the bundle was built from."""
-    from edgellm_core.checkpoint.source import open_checkpoint
+    from edgellm_core.pipeline.sources import open_source
     from edgellm_core.registry import ModelRegistry
     from edgellm_core.verification.errors import SourceDiffersError
 
@@ -104,7 +104,7 @@ def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_
             source = next(named, recorded.id)
         elif recorded.kind == "hub":
             revision = recorded.revision
-    checkpoint = open_checkpoint(
+    checkpoint = open_source(
         source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code
     )
     if checkpoint.source.digest != recorded.digest:
