@@ -12,6 +12,7 @@ from edgellm_core.calibration.layer_tensors import quantize_linears, tensors_und
 from edgellm_core.calibration.plan import make_plan
 from edgellm_core.calibration.resume import LayerRecord, Progress, fingerprint_of
 from edgellm_core.calibration.rounding import modelopt_version
+from edgellm_core.calibration.smoothing import SmoothedLayer, smooth_layer
 from edgellm_core.calibration.stack import open_stack
 from edgellm_core.calibration.statistics import Measured, StatisticsCollector
 
@@ -58,8 +59,7 @@ def quantize_checkpoint(
     """
     import torch
 
-    device = _device(request)
-    stack = open_stack(checkpoint, config, dtype=_compute_type(device), device=device)
+    stack = open_stack(checkpoint, config, dtype=request.torch_type(), device=request.torch_device())
     plan = make_plan(stack, request)
     for note in plan.notes():
         report.note(note)
@@ -121,11 +121,15 @@ class _Run:
             try:
                 with self.stack.loaded(path):
                     self.forward.run(index, collector, pace, done, {})
-                    inputs = collector.shared_inputs()
-                    result = quantize_linears(self.stack, self.plan, path, inputs)
                 break
             except torch.cuda.OutOfMemoryError:
                 self.forward.shrink(path)
+        inputs, smoothed = collector.shared_inputs(), SmoothedLayer()
+        if self.plan.smoothed:
+            smoothed = smooth_layer(self.forward.probe(index), self.plan, self.request.scheme.smoothing, inputs)
+        result = quantize_linears(self.stack, self.plan, path, inputs, smoothed)
+        for note in result.record.notes:
+            pace.report.note(note)
         self.writer.write_shard(index + 1, result.tensors)
         self.progress.add(result.record)
 
@@ -133,7 +137,7 @@ class _Run:
         head = str(self.plan.head)
         collector = StatisticsCollector({}, self._measured)
         self.forward.run_head(collector, pace, done)
-        result = quantize_linears(self.stack, self.plan, head, collector.shared_inputs())
+        result = quantize_linears(self.stack, self.plan, head, collector.shared_inputs(), SmoothedLayer())
         self.writer.write_shard(0, {**tensors_under(self.stack, *self._outside()), **result.tensors})
         self.progress.add(result.record)
 
@@ -156,7 +160,10 @@ class _Run:
         self.states.remove()
 
     def _linears_under(self, path: str) -> dict[str, nn.Module]:
-        return {name: self.stack.model.get_submodule(name) for name in self.plan.linears if name.startswith(f"{path}.")}
+        from torch import nn
+
+        named = self.stack.model.get_submodule(path).named_modules()
+        return {f"{path}.{name}": module for name, module in named if isinstance(module, nn.Linear)}
 
     def _measured(self, path: str) -> Measured:
         smoothed = path in self.plan.smoothed
@@ -167,21 +174,6 @@ def _measures(plan: QuantizationPlan, path: str) -> bool:
     """Say whether the form of a layer depends on its input."""
     form = plan.linears[path]
     return form.input == "static" or form.weight == "nvfp4" or path in plan.smoothed
-
-
-def _device(request: QuantizationRequest) -> torch.device:
-    import torch
-
-    name = request.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _compute_type(device: torch.device) -> torch.dtype:
-    import torch
-
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _described(request: QuantizationRequest) -> dict[str, Any]:
