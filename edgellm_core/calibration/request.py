@@ -49,7 +49,7 @@ class QuantizationRequest:
         """Return the element type in which the samples run through the model."""
         import torch
 
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 or newer
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 or newer
         native = capabilities.get("avx512_bf16", False) or self.torch_device().type == "cuda"
         chosen = self.arithmetic if self.arithmetic != "auto" else ("bfloat16" if native else "float32")
         return torch.bfloat16 if chosen == "bfloat16" else torch.float32
