@@ -19,6 +19,7 @@ from edgellm_core.bundle import (
     FileRecord,
     Manifest,
     ProfileRecord,
+    QuantizationRecord,
     SourceRecord,
     StageRecord,
     SurgeryRecord,
@@ -44,7 +45,7 @@ FILES = {"llm/model.onnx": b"graph", "llm/model.onnx.data": bytes(range(256)) * 
 KEYS = {
     "": {
         "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "surgery",
-        "engine", "files",
+        "engine", "files", "quantization",
     },
     "source": {"kind", "id", "revision", "digest"},
     "family": {"name", "plugin", "version"},
@@ -53,6 +54,7 @@ KEYS = {
         "status", "reference", "prompts", "max_rel_err", "top1_agreement", "kl", "greedy_tokens_equal", "tolerance",
     },
     "surgery": {"rule", "expected", "applied"},
+    "quantization": {"linears", "kv_cache", "compute_precision", "producer"},
     "engine": {"backend", "version", "compute_capability", "profiles", "bytes"},
     "files": {"path", "bytes", "sha256"},
 }  # fmt: skip
@@ -78,6 +80,9 @@ def make_manifest(files=(), **changes) -> Manifest:
         "engine": EngineRecord(
             backend="tensorrt-rtx", version="1.7.1", compute_capability=120, bytes=7,
             profiles=[ProfileRecord(name="decode", batch=(1, 1, 1), seq=(1, 1, 1), past=(0, 512, 1023))],
+        ),
+        "quantization": QuantizationRecord(
+            linears={"fp8": 14}, kv_cache="fp8", compute_precision="fp16", producer="modelopt 0.47.0"
         ),
         "files": files,
     }  # fmt: skip

@@ -82,9 +82,9 @@ def _compare(
     host = PluginHost.load(plugin_paths)
     checkpoint = open_source(report)
     selection = host.select(checkpoint.config, forced=manifest.family.name, directory=checkpoint.directory)
-    mode = choose_mode(requested, checkpoint, manifest.precision, max_memory=max_memory, report=report)
+    mode = choose_mode(requested, checkpoint, manifest.compute_precision, max_memory=max_memory, report=report)
     return verify_graph(
-        bundle.model_path, checkpoint, selection.family, precision=manifest.precision, mode=mode, report=report
+        bundle.model_path, checkpoint, selection.family, precision=manifest.compute_precision, mode=mode, report=report
     )
 
 
