@@ -7,21 +7,28 @@ lives in its ``ModelFamily`` subclass; every method has a default that is right 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from edgellm_core.errors import PluginError
 
 if TYPE_CHECKING:
+    from edgellm_core.quantization.formats import LinearFormat
     from edgellm_core.surgery.rule import Rule
 
 CONTRACT_VERSION: Final = 1
 """Version of the classes in this module; a plugin that asks for another one is named and skipped."""
 
+CORE_CALIBRATION_DATA: Final = ("builtin", "cnn_dailymail", "wikitext")
+"""Values of ``--calib-data`` that belong to edgellm; no plugin can take one."""
+
 ModuleForward = Callable[..., Any]
 """Replaces ``torch.nn.Module.forward`` while tracing: ``(module, *args, **kwargs)`` → what the original returns."""
+
+Smoothing = Literal["none", "smoothquant", "awq"]
+"""How the inputs of a layer are scaled before its weights are rounded; the scales fold into what makes the inputs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,4 +168,45 @@ class Target:
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules that lower the semantic operators to what the runtime takes."""
+        raise NotImplementedError
+
+
+class QuantizationScheme:
+    """A way to round the linear layers of a model, for ``--precision`` and ``--lm-head``.
+
+    Attributes:
+        name: value of ``--precision``.
+        smoothing: what scales the inputs before the weights are rounded.
+        block_sizes: numbers of inputs that may share one scale, the preferred one first; empty without blocks.
+        compute_capability: least 10 * major + minor of a GPU that computes with it; 0 for any.
+    """
+
+    name: ClassVar[str] = ""
+    smoothing: ClassVar[Smoothing] = "none"
+    block_sizes: ClassVar[tuple[int, ...]] = ()
+    compute_capability: ClassVar[int] = 0
+
+    def linear_format(self, block_size: int) -> LinearFormat:
+        """Return how a linear layer is stored; one of the forms that ``quantization.formats.ALGORITHMS`` names.
+
+        Args:
+            block_size: one of ``block_sizes``; 0 without blocks.
+        """
+        raise NotImplementedError
+
+
+class CalibrationData:
+    """Text that a quantization can be calibrated on.
+
+    Attributes:
+        name: value of ``--calib-data``.
+    """
+
+    name: ClassVar[str] = ""
+
+    def texts(self) -> Iterator[str | Sequence[Mapping[str, str]]]:
+        """Yield texts, each plain or as the messages of a conversation (``role`` and ``content``).
+
+        They are read one by one until there are enough tokens, so a long text may come from a slow place.
+        """
         raise NotImplementedError

@@ -8,8 +8,9 @@ A plugin is a module that marks functions of these names with ``hookimpl``::
     def edgellm_register_families():
         return [MyFamily]
 
-An implementation may leave out arguments that it does not use. The ``register`` hooks of families, targets and
-commands run while plugins are discovered, so they must import neither torch, transformers, onnx nor tensorrt.
+An implementation may leave out arguments that it does not use. The ``register`` hooks of families, targets, schemes,
+commands and calibration data run while plugins are discovered, so they must import neither torch, transformers, onnx
+nor tensorrt.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import click
 
-    from edgellm_core.contract import ModelFamily, Target
+    from edgellm_core.contract import CalibrationData, ModelFamily, QuantizationScheme, Target
     from edgellm_core.surgery.rule import Rule
 
 PROJECT: Final = "edgellm"
@@ -52,6 +53,14 @@ def edgellm_register_targets() -> Sequence[type[Target]]:  # type: ignore[empty-
 
 
 @hookspec
+def edgellm_register_schemes() -> Sequence[type[QuantizationScheme]]:  # type: ignore[empty-body]
+    """Return the quantization schemes that the plugin brings, for ``--precision`` and ``--lm-head``.
+
+    Called once, while plugins are discovered. A failure skips the plugin.
+    """
+
+
+@hookspec
 def edgellm_register_commands() -> Sequence[click.Command]:  # type: ignore[empty-body]
     """Return subcommands of ``edgellm``.
 
@@ -64,6 +73,14 @@ def edgellm_register_rules() -> Sequence[Rule]:  # type: ignore[empty-body]
     """Return surgery rules that run on the graph of any family, before the target's.
 
     Called by every surgery; importing onnx is fine here. A failure ends the build.
+    """
+
+
+@hookspec
+def edgellm_register_calibration_data() -> Sequence[type[CalibrationData]]:  # type: ignore[empty-body]
+    """Return texts that quantizations can be calibrated on, for ``--calib-data``.
+
+    Called once, while plugins are discovered. A failure skips the plugin.
     """
 
 

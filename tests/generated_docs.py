@@ -140,7 +140,7 @@ def contract_page() -> str:
 
     parts = ["# Plugin contract", to_markdown(inspect.getdoc(contract) or "")]
     parts.append(f"This edgellm has contract version {contract.CONTRACT_VERSION} (`CONTRACT_VERSION`).")
-    names = ("ModelFamily", "AttentionAttributes", "GraphDimensions", "Target")
+    names = ("ModelFamily", "AttentionAttributes", "GraphDimensions", "Target", "QuantizationScheme", "CalibrationData")
     parts += [class_section(getattr(contract, name), contract.__name__) for name in names]
     names = ("Rule", "Expected", "NearMiss", "Editor")
     parts += [class_section(getattr(rule, name), rule.__name__) for name in names]

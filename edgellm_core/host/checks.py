@@ -132,6 +132,12 @@ def is_subclass_of(base: type) -> Callable[[Any], bool]:
     return lambda item: isinstance(item, type) and issubclass(item, base) and item is not base
 
 
+def is_named_subclass_of(base: type) -> Callable[[Any], bool]:
+    """Return a test for proper subclasses of ``base`` whose ``name`` is text."""
+    proper = is_subclass_of(base)
+    return lambda item: proper(item) and isinstance(item.name, str) and bool(item.name)
+
+
 def duplicates(items: Iterable[T]) -> list[T]:
     """Return the items that occur more than once."""
     listed = list(items)

@@ -22,7 +22,7 @@ class LoadedPlugin:
     Attributes:
         candidate: how it was found.
         module: its module.
-        offers: everything that it claims, and what it gives for it: a family, a target class or a command.
+        offers: everything that it claims, and what it gives for it: a family, a target or scheme class, or a command.
     """
 
     candidate: Candidate

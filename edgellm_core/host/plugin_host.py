@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from edgellm_core import hookspecs
-from edgellm_core.contract import ModelFamily, Target
+from edgellm_core.contract import CORE_CALIBRATION_DATA, CalibrationData, ModelFamily, QuantizationScheme, Target
 from edgellm_core.errors import EdgellmError, UnknownNameError
-from edgellm_core.host.checks import check_hooks, check_items, duplicates, import_plugin, is_subclass_of, make_family
+from edgellm_core.host.checks import (
+    check_hooks,
+    check_items,
+    duplicates,
+    import_plugin,
+    is_named_subclass_of,
+    is_subclass_of,
+    make_family,
+)
 from edgellm_core.host.claims import ClaimTable, LoadedPlugin
 from edgellm_core.host.discovery import (
     Candidate,
@@ -22,6 +30,7 @@ from edgellm_core.host.discovery import (
     path_candidates,
 )
 from edgellm_core.host.errors import (
+    ClaimConflictError,
     DuplicatePluginError,
     HookFailedError,
     HookResultError,
@@ -101,9 +110,17 @@ class PluginHost:
         """Return the targets that plugins bring, by name."""
         return dict(self._claims.items("target"))
 
+    def schemes(self) -> dict[str, type[QuantizationScheme]]:
+        """Return the quantization schemes that plugins bring, by name."""
+        return dict(self._claims.items("scheme"))
+
     def commands(self) -> dict[str, click.Command]:
         """Return the subcommands that plugins bring, by name."""
         return dict(self._claims.items("command"))
+
+    def calibration_data(self) -> dict[str, type[CalibrationData]]:
+        """Return the calibration texts that plugins bring, by name."""
+        return dict(self._claims.items("calibration data"))
 
     def rules(self) -> list[Rule]:
         """Return the rules that plugins bring for graphs of any family.
@@ -217,11 +234,21 @@ class PluginHost:
             pairs += [(Claim("model_type", value), family) for value in family.model_types]
             pairs += [(Claim("architectures", value), family) for value in family.architectures]
         requirement = "a sequence of Target subclasses with a name"
-        for target in self._register(plugin, "edgellm_register_targets", requirement, _is_named_target):
+        for target in self._register(plugin, "edgellm_register_targets", requirement, is_named_subclass_of(Target)):
             pairs.append((Claim("target", target.name), target))
+        requirement = "a sequence of QuantizationScheme subclasses with a name"
+        for scheme in self._register(
+            plugin, "edgellm_register_schemes", requirement, is_named_subclass_of(QuantizationScheme)
+        ):
+            pairs.append((Claim("scheme", scheme.name), scheme))
         requirement = "a sequence of click commands with a name"
         for command in self._register(plugin, "edgellm_register_commands", requirement, _is_named_command):
             pairs.append((Claim("command", command.name), command))
+        hook, requirement = "edgellm_register_calibration_data", "a sequence of CalibrationData subclasses with a name"
+        for data in self._register(plugin, hook, requirement, is_named_subclass_of(CalibrationData)):
+            if data.name in CORE_CALIBRATION_DATA:
+                raise ClaimConflictError(plugin.name, str(Claim("calibration data", data.name)), "edgellm", "core")
+            pairs.append((Claim("calibration data", data.name), data))
         for claim in duplicates(claim for claim, _offer in pairs):
             raise RepeatedClaimError(plugin.name, str(claim))
         return dict(pairs)
@@ -276,10 +303,6 @@ def _selected_names(setting: str | None, found: Iterable[str]) -> frozenset[str]
         if name not in known:
             raise UnknownNameError("plugin", name, known, hint="EDGELLM_PLUGINS lists the plugins to load.")
     return frozenset(names)
-
-
-def _is_named_target(item: Any) -> bool:
-    return is_subclass_of(Target)(item) and isinstance(item.name, str) and bool(item.name)
 
 
 def _is_named_command(item: Any) -> bool:

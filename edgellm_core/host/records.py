@@ -17,7 +17,7 @@ Origin = Literal["core", "in-tree", "entry point", "path"]
 Status = Literal["active", "overridden", "skipped", "deselected"]
 """``overridden``: later routes took everything that it claimed. ``deselected``: EDGELLM_PLUGINS leaves it out."""
 
-ClaimKey = Literal["family", "model_type", "architectures", "target", "command"]
+ClaimKey = Literal["family", "model_type", "architectures", "target", "scheme", "command", "calibration data"]
 
 DIGESTED_SUFFIXES: Final = frozenset({".py", ".jinja", ".yaml"})
 """Files of a plugin that decide what a build makes."""
@@ -28,7 +28,8 @@ class Claim:
     """A name that belongs to one plugin at a time.
 
     Attributes:
-        key: what is claimed: a name of a family, target or command, or a value of that key of config.json.
+        key: what is claimed: a name of a family, target, scheme, command or calibration data, or a value of that key of
+            config.json.
         value: the name or value.
     """
 

@@ -27,6 +27,7 @@ from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import MANIFEST_PACKAGES, code_digest, digest_of, installed_versions
+from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
@@ -121,6 +122,10 @@ def build(
 def _run(job: Job) -> None:
     settings, runner = job.settings, job.runner
     checkpoint, selection, engine_plan = runner.run("checkpoint", lambda report: _open(job, report))
+    if settings.quantizes:
+        checkpoint = quantize_stage(
+            checkpoint, selection, settings, host=job.host, workspace=job.workspace, runner=runner
+        )
     export = export_graph(
         checkpoint, selection, job.target, settings, host=job.host, workspace=job.workspace, runner=runner
     )
@@ -157,13 +162,13 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
         from edgellm_core.verification.mode import choose_mode
 
         mode = choose_mode(
-            settings.verify, checkpoint, settings.precision, max_memory=settings.max_memory, report=report
+            settings.verify, checkpoint, settings.compute_precision, max_memory=settings.max_memory, report=report
         )
         result = verify_graph(
             export.model_path,
             checkpoint,
             selection.family,
-            precision=settings.precision,
+            precision=settings.compute_precision,
             mode=mode,
             tolerance=tolerance,
             report=report,

@@ -82,7 +82,7 @@ def export_graph(
         checkpoint.config,
         checkpoint.tensors,
         selection,
-        settings.precision,
+        settings.compute_precision,
         full_depth=settings.full_depth,
         own_code=checkpoint.code_digest(),
     )
@@ -133,7 +133,7 @@ def _trace_stage(
             return trace(
                 config,
                 selection.family,
-                settings.precision,
+                settings.compute_precision,
                 full_depth=settings.full_depth,
                 report=report,
                 tensor_names=checkpoint.tensors,

@@ -78,7 +78,9 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     find_target(settings.target, host.targets())
     metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision)
     selection = host.select(metadata.config, forced=settings.family, directory=metadata.directory)
-    summary = summarize(metadata, precision=settings.precision, claimed=selection.family.name != "generic", output=out)
+    summary = summarize(
+        metadata, precision=settings.compute_precision, claimed=selection.family.name != "generic", output=out
+    )
     traced = settings.use_cache and _is_traced(metadata, selection, settings)
     skipped = {*_verifications_left_out(settings, summary), *(("engine",) if settings.engine == "none" else ())}
     return Plan(
@@ -111,6 +113,6 @@ def _is_traced(metadata: Metadata, selection: Selection, settings: BuildSettings
     names = index_tensors(read_headers(metadata.directory))
     code = code_digest(metadata.directory) if settings.trust_remote_code else ""
     key = trace_key(
-        metadata.config, names, selection, settings.precision, full_depth=settings.full_depth, own_code=code
+        metadata.config, names, selection, settings.compute_precision, full_depth=settings.full_depth, own_code=code
     )
     return cached_template(key) is not None

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from edgellm_core.engine.backend import ENGINE_CHOICES
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
-from edgellm_core.settings import ELEMENT_TYPES
+from edgellm_core.pipeline.quantization_settings import QuantizationSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgellm_core.engine import EngineChoice
 
 
@@ -21,15 +19,11 @@ _UNITS: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildSettings:
-    """Settings of a build; every field has the command line's default.
+class BuildSettings(QuantizationSettings):
+    """Settings of a build, besides those of a quantization; every field has the command line's default.
 
     Attributes:
         target: form of the graph.
-        precision: element type of weights and activations.
-        family: name of the family to treat the model as; None lets the claims decide.
-        plugin_paths: folders with further plugins.
-        revision: branch, tag or commit of a hub repository.
         full_depth: trace every layer instead of stamping.
         verify: ``auto``, ``full``, ``layers`` or ``off``.
         engine: ``auto``, ``none``, ``tensorrt`` or ``tensorrt-rtx``.
@@ -38,9 +32,6 @@ class BuildSettings:
         max_input_len: longest prompt of the engine; None for its default.
         max_seq_len: longest sequence of the engine; None for its default.
         max_memory: budget of main memory in bytes; None for what is free.
-        trust_remote_code: let the modeling code that a checkpoint brings itself run.
-        use_cache: use cached traces and finished stages.
-        force: replace an existing bundle.
 
     Raises:
         UnknownNameError: a choice that does not exist.
@@ -48,10 +39,6 @@ class BuildSettings:
     """
 
     target: str = "onnx"
-    precision: str = "fp16"
-    family: str | None = None
-    plugin_paths: tuple[Path, ...] = ()
-    revision: str | None = None
     full_depth: bool = False
     verify: str = "auto"
     engine: EngineChoice = "auto"
@@ -60,14 +47,10 @@ class BuildSettings:
     max_input_len: int | None = None
     max_seq_len: int | None = None
     max_memory: int | None = None
-    trust_remote_code: bool = False
-    use_cache: bool = True
-    force: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what can't work, before anything is downloaded."""
-        if self.precision not in ELEMENT_TYPES:
-            raise UnknownNameError("precision", self.precision, ELEMENT_TYPES)
+        super().__post_init__()
         if self.verify not in VERIFY_MODES:
             raise UnknownNameError("verification mode", self.verify, VERIFY_MODES)
         if self.engine not in ENGINE_CHOICES:

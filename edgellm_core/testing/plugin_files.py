@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEADER = """\
-from edgellm_core.contract import ModelFamily, Target
+from edgellm_core.contract import CalibrationData, ModelFamily, QuantizationScheme, Target
 from edgellm_core.hookspecs import hookimpl
 """
 

@@ -65,7 +65,7 @@ def install_rounding(
 
     Raises:
         ReferenceLoadError: transformers has no linear layer of that name, or a scale is missing.
-        ModelOptMissingError: ModelOpt is not installed and would have to round.
+        RoundingReferenceMissingError: ModelOpt is not installed and would have to round.
     """
     assert subject.layout is not None  # for mypy
     modules = dict(model.named_modules())

@@ -48,7 +48,7 @@ def load_reference(subject: Subject, synchronizer: Synchronizer | None = None) -
 
     Raises:
         ReferenceLoadError: transformers refuses, or a weight is missing or has another shape.
-        ModelOptMissingError: inputs, keys or values are rounded, and ModelOpt is not installed.
+        RoundingReferenceMissingError: inputs, keys or values are rounded, and ModelOpt is not installed.
     """
     model = _load_quantized(subject, synchronizer) if subject.layout is not None else _load_plain(subject)
     model.eval()

@@ -59,7 +59,7 @@ def test_a_hook_that_fails_during_a_build_names_its_plugin(tmp_path, hook, call,
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_targets_commands_and_rules_are_collected(tmp_path, load):
+def test_what_plugins_register_is_collected(tmp_path, load):
     body = '''
 import click
 
@@ -69,8 +69,21 @@ class Board(Target):
 @hookimpl
 def edgellm_register_targets(): return [Board]
 
+class Int4RoundToNearest(QuantizationScheme):
+    name = "int4_rtn"
+
+@hookimpl
+def edgellm_register_schemes(): return [Int4RoundToNearest]
+
 @hookimpl
 def edgellm_register_commands(): return [click.Command("flash")]
+
+class Notes(CalibrationData):
+    name = "notes"
+    def texts(self): yield "some text"
+
+@hookimpl
+def edgellm_register_calibration_data(): return [Notes]
 
 @hookimpl
 def edgellm_register_rules():
@@ -85,9 +98,48 @@ def edgellm_register_rules():
 '''
     host = load(write_plugin(tmp_path, "board", body))
     assert [(name, target.name) for name, target in host.targets().items()] == [("board", "board")]
+    assert [(name, scheme.name) for name, scheme in host.schemes().items()] == [("int4_rtn", "int4_rtn")]
     assert [(name, command.name) for name, command in host.commands().items()] == [("flash", "flash")]
+    assert [(name, list(data().texts())) for name, data in host.calibration_data().items()] == [
+        ("notes", ["some text"])
+    ]
     assert [type(rule).__name__ for rule in host.rules()] == ["DropCopies"]
     assert load().rules() == []
+
+
+CALIBRATION_DATA = """
+class Data(CalibrationData):
+    name = {name!r}
+
+@hookimpl
+def edgellm_register_calibration_data(): return [Data]
+"""
+
+
+def test_calibration_data_of_the_later_route_wins(tmp_path, load, entry_points, record_of):
+    entry_points("early", CALIBRATION_DATA.format(name="notes"))
+    host = load(write_plugin(tmp_path, "late", CALIBRATION_DATA.format(name="notes")))
+    assert host.calibration_data()["notes"].__module__.startswith("edgellm_path_")
+    assert record_of(host, "early", "entry point").status == "overridden"
+    assert record_of(host, "late").notes == ("takes calibration data 'notes' from plugin 'early' (entry point)",)
+
+
+@pytest.mark.parametrize("name", ["builtin", "cnn_dailymail", "wikitext"])
+def test_calibration_data_of_the_core_can_not_be_taken(tmp_path, load, record_of, name):
+    host = load(write_plugin(tmp_path, "bad", CALIBRATION_DATA.format(name=name)))
+    assert f"claims calibration data '{name}', which plugin 'edgellm' (core) claims" in record_of(host, "bad").error
+    assert host.calibration_data() == {}
+
+
+def test_calibration_data_of_two_plugins_of_one_route_clash(tmp_path, load, record_of):
+    first = write_plugin(tmp_path / "a", "first", CALIBRATION_DATA.format(name="notes"))
+    host = load(first, write_plugin(tmp_path / "b", "second", CALIBRATION_DATA.format(name="notes")))
+    assert "Plugin 'second' claims calibration data 'notes'" in record_of(host, "second").error
+
+
+def test_calibration_data_without_a_name_is_refused(tmp_path, load, record_of):
+    host = load(write_plugin(tmp_path, "bad", CALIBRATION_DATA.format(name="")))
+    assert "must return a sequence of CalibrationData subclasses with a name" in record_of(host, "bad").error
 
 
 def test_a_rule_class_in_place_of_an_instance_is_refused(tmp_path, load):
