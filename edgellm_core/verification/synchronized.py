@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 LARGEST_SHARE: Final = 1e-3
-"""Share of a place's numbers that may be rounded to another side; see ``tolerances.py`` for what was measured."""
+"""Share of a place's numbers that may be rounded to another side. Measured on SmolLM2-135M, at the worst of 210 places:
+1.2e-4 in fp8, 5e-5 in nvfp4, the 16 numbers of one block; in all 2e-5 and 3e-6. None on tiny checkpoints."""
 
 FEW: Final = 32
 """Numbers that may besides, so that two blocks of nvfp4, whose scales lie on ties, do not fail a short prompt."""
@@ -71,7 +72,7 @@ class Synchronizer:
         self._tensors, self._real = tensors, real
 
     def settle(self, place: str, own: torch.Tensor, *, sequence_axis: int = 1) -> torch.Tensor:
-        """Return the graph's numbers for the original's; these where the graph does not show any.
+        """Return the graph's numbers for the original's; these where the graph shows none, or some that are not finite.
 
         Args:
             place: where.
@@ -84,13 +85,13 @@ class Synchronizer:
         if given is None or self._real is None:
             return own
         graphs = torch.from_numpy(given).reshape(own.shape)
-        far = (graphs - own).abs() > SAME * torch.maximum(graphs.abs(), own.abs())
-        far |= graphs.isnan()
+        finite = graphs.isfinite()
+        far = ((graphs - own).abs() > SAME * torch.maximum(graphs.abs(), own.abs())) | ~finite
         at_tokens = far.movedim(sequence_axis, 1)[torch.from_numpy(self._real)]
         counts = self.counts.setdefault(place, RoundingCounts())
         counts.differing += int(at_tokens.sum())
         counts.total += at_tokens.numel()
-        return graphs
+        return graphs if finite.all() else own
 
     def first_wrong(self) -> str | None:
         """Return the first place at which more numbers differ than ties explain, or None."""
