@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgellm_core.runtime.errors import GraphLoadError, GraphRunError
 from edgellm_core.runtime.prefill import split_steps, step_size
-from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output
+from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output, state_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
     from edgellm_core.verification.cases import Logits, StepInputs
-
-FLOAT8: Final = {"tensor(float8e4m3fn)": 17}
-"""ONNX Runtime's name of element types that numpy lacks → ``onnx.TensorProto.DataType``; arrays hold their bits."""
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -63,7 +60,7 @@ class GraphSession:
             value = self._inputs[name]
             _, *sizes = value.shape
             shape = [batch, *(size if isinstance(size, int) else 0 for size in sizes)]
-            self._states[name] = _zeros(shape, value.type)
+            self._states[name] = state_value(np.zeros(shape, STATE_TYPES[value.type]), value.type)
 
     def run(self, inputs: StepInputs) -> tuple[Logits, Tensors]:
         """Run one step; where the graph takes one token a step, as many steps as there are tokens.
@@ -107,16 +104,6 @@ class GraphSession:
         return _as_float32(logits), extra
 
 
-def _zeros(shape: Sequence[int], element_type: str) -> Any:
-    """Return a state of zeros as ONNX Runtime's value."""
-    import onnxruntime
-
-    if element_type in FLOAT8:
-        bits = np.zeros(shape, np.uint8)
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, FLOAT8[element_type])
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, STATE_TYPES[element_type]))
-
-
 def _as_float32(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     array: np.ndarray[Any, np.dtype[np.float32]] = value.numpy().astype(np.float32, copy=False)
     return array
@@ -132,6 +119,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
 
     from edgellm_core.runtime.float32_twin import FLOAT16, has_bfloat16, raise_to_float32
     from edgellm_core.runtime.plain_operators import expand, needs_expansion
+    from edgellm_core.runtime.session import FLOAT32_INPUTS
 
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
@@ -148,8 +136,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: ONNX Runtime warns about optimizations that it declines
     options.enable_cpu_mem_arena = False  # the arena keeps what the longest prompt took
-    # as the graph says: by default int4 weights are multiplied by activations rounded to int8
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.add_session_config_entry(*FLOAT32_INPUTS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
