@@ -26,7 +26,13 @@ from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.export import Export, export_graph
-from edgellm_core.pipeline.fingerprint import MANIFEST_PACKAGES, code_digest, digest_of, installed_versions
+from edgellm_core.pipeline.fingerprint import (
+    MANIFEST_PACKAGES,
+    VERIFICATION_PACKAGES,
+    code_digest,
+    digest_of,
+    installed_versions,
+)
 from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.settings import BuildSettings
@@ -157,7 +163,9 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
     if settings.verify == "off":
         return {"status": "skipped"}
     tolerance = _registered_tolerance(job)
-    fingerprint = digest_of(export.fingerprint, settings.verify, settings.max_memory, tolerance, code_digest())
+    versions = installed_versions(VERIFICATION_PACKAGES)
+    asked = [settings.verify, settings.max_memory, tolerance]
+    fingerprint = digest_of(export.fingerprint, *asked, versions, code_digest())
 
     def body(report: Reporter) -> dict[str, Any]:
         from edgellm_core.verification.gate import verify_graph
