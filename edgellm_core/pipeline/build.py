@@ -10,6 +10,7 @@ from edgellm_core.bundle import (
     EngineRecord,
     FamilyRecord,
     Manifest,
+    QualityRecord,
     SourceRecord,
     StageRecord,
     SurgeryRecord,
@@ -27,6 +28,7 @@ from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import MANIFEST_PACKAGES, code_digest, digest_of, installed_versions
+from edgellm_core.pipeline.quality import measure
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
@@ -54,6 +56,19 @@ class EnginePlan:
     backend: Backend
     limits: ProfileLimits
     compute_capability: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was found out about the graph, as fields of the manifest's records.
+
+    Attributes:
+        verification: the comparison with what it was exported from.
+        quality: the comparison with the unquantized original; None where it was not measured.
+    """
+
+    verification: dict[str, Any]
+    quality: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +140,18 @@ def _run(job: Job) -> None:
         checkpoint, selection, job.target, settings, host=job.host, workspace=job.workspace, runner=runner
     )
     verification = _verify_stage(job, checkpoint, selection, export)
+    quality = measure(
+        settings,
+        checkpoint,
+        selection.family,
+        export.model_path,
+        fingerprint=export.fingerprint,
+        workspace=job.workspace,
+        runner=runner,
+    )
+    proof = Proof(verification=verification, quality=quality)
     engine = _engine_stage(job, engine_plan, export)
-    runner.run("publish", lambda _report: _publish(job, checkpoint, selection, export, verification, engine))
+    runner.run("publish", lambda _report: _publish(job, checkpoint, selection, export, proof, engine))
 
 
 def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
@@ -230,7 +255,7 @@ def _publish(
     checkpoint: Checkpoint,
     selection: Selection,
     export: Export,
-    verification: dict[str, Any],
+    proof: Proof,
     engine: dict[str, Any] | None,
 ) -> None:
     source = checkpoint.source
@@ -241,7 +266,8 @@ def _publish(
         precision=job.settings.precision,
         versions=installed_versions((*MANIFEST_PACKAGES, *([engine["backend"]] if engine else []))),
         stages=tuple(StageRecord(**outcome_fields(outcome)) for outcome in job.runner.outcomes),
-        verification=VerificationRecord(**verification),
+        verification=VerificationRecord(**proof.verification),
+        quality=QualityRecord(**proof.quality) if proof.quality else None,
         surgery=tuple(
             SurgeryRecord(rule=r.rule, expected=r.expected.as_json(), applied=r.applied) for r in export.graph.rules
         ),

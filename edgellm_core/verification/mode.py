@@ -41,17 +41,29 @@ def choose_mode(
     fixed = MODES[requested]
     if fixed is not None:
         return fixed
+    fits, numbers = whole_model_fits(checkpoint, precision, max_memory=max_memory)
+    if fits:
+        report.note(f"Comparing the whole model, which {numbers}.")
+        return "full"
+    report.note(f"Comparing the first layers and the head only, since the whole model {numbers}.")
+    return "layers"
+
+
+def whole_model_fits(checkpoint: Checkpoint, precision: str, *, max_memory: int | None) -> tuple[bool, str]:
+    """Return whether the whole original, and then the whole graph, fit in memory, and the numbers in words.
+
+    Args:
+        checkpoint: the original.
+        precision: precision of the graph.
+        max_memory: budget in bytes; None for what is free.
+    """
     shapes = [entry.shape for entry in checkpoint.tensors.values()]
     parameters = sum(map(math.prod, shapes))
     stages = estimate_stages(parameters, read_dimensions(checkpoint.config, shapes), precision=precision)
     needed = stage(stages, "verify full").ram
     budget = available_memory() if max_memory is None else max_memory
     numbers = f"takes up to {_gib(needed)} of {_gib(budget)} {'free' if max_memory is None else 'allowed'}"
-    if needed <= budget:
-        report.note(f"Comparing the whole model, which {numbers}.")
-        return "full"
-    report.note(f"Comparing the first layers and the head only, since the whole model {numbers}.")
-    return "layers"
+    return needed <= budget, numbers
 
 
 def _gib(count: int) -> str:
