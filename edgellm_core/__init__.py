@@ -15,18 +15,20 @@ if TYPE_CHECKING:
 
     from edgellm_core.api import build as build
     from edgellm_core.api import detect as detect
+    from edgellm_core.api import quantize as quantize
     from edgellm_core.bundle import load_bundle as load_bundle
     from edgellm_core.runtime import generate_text as generate_text
 
 _EXPORTS: Final[Mapping[str, str]] = {
     "build": "edgellm_core.api",
     "detect": "edgellm_core.api",
+    "quantize": "edgellm_core.api",
     "load_bundle": "edgellm_core.bundle",
     "generate_text": "edgellm_core.runtime",
 }
 """Public name → module that defines it; imported on first use, so that importing the package costs nothing."""
 
-__all__ = ["build", "detect", "generate_text", "load_bundle"]
+__all__ = ["build", "detect", "generate_text", "load_bundle", "quantize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -44,6 +44,38 @@ def build(
     return run(str(source), Path(out), BuildSettings(**settings), listener=listener)
 
 
+def quantize(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    precision: str,
+    listener: Listener = ignore_events,
+    **settings: Any,
+) -> Path:
+    """Write a quantized checkpoint, as ``edgellm quantize`` does.
+
+    Args:
+        source: name in the registry, hub id, directory, or ``.gguf`` file.
+        out: directory to publish.
+        precision: name of a quantization scheme.
+        listener: receives the events of all stages.
+        settings: other fields of :class:`edgellm_core.pipeline.quantization_settings.QuantizationSettings`.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        EdgellmError: the model can't be quantized so; nothing is published.
+        TypeError: a setting that does not exist.
+    """
+    from edgellm_core.pipeline.quantization_settings import QuantizationSettings
+    from edgellm_core.pipeline.quantize import quantize as run
+
+    return run(
+        str(source), Path(out), QuantizationSettings(precision=precision, **settings), listener=listener
+    ).directory
+
+
 def detect(
     source: str | os.PathLike[str],
     *,

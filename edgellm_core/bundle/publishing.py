@@ -73,6 +73,20 @@ def publish(work: Path, out: Path, *, force: bool) -> None:
     replace = _holds_bundle(out)
     if replace and not force:
         raise BundleExistsError(out)
+    move_into_place(work, out, replace=replace)
+
+
+def move_into_place(work: Path, out: Path, *, replace: bool) -> None:
+    """Move a finished directory to ``out`` in one rename, or one swap where something is replaced.
+
+    Args:
+        work: the directory, on the same file system as ``out``.
+        out: where it goes; symbolic links are followed.
+        replace: something is there, which may be replaced.
+
+    Raises:
+        OutputNotWritableError: the system refuses.
+    """
     place = out.resolve()
     try:
         _existing_parent(place)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "build": ("edgellm_core.cli.build:build", "Build a verified bundle from a model."),
     "detect": ("edgellm_core.cli.detect:detect", "Say what a model is and what a build would take; read no weights."),
+    "quantize": ("edgellm_core.cli.quantize:quantize", "Write a model with its linear layers quantized."),
     "export": ("edgellm_core.cli.export:export", "Export a model to ONNX without verification and engine."),
     "verify": ("edgellm_core.cli.verify:verify", "Compare an exported bundle with its original model."),
     "engine": ("edgellm_core.cli.engine:engine", "Build a TensorRT engine from a bundle's graph."),

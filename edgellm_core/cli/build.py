@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgellm_core.cli.options import engine_options, model_options, quality_options
+from edgellm_core.cli.options import engine_options, model_options, quality_options, quantization_options
 from edgellm_core.cli.progress import listening
 
 
@@ -15,6 +15,7 @@ from edgellm_core.cli.progress import listening
 @click.argument("source")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory to publish.  [default: build/SOURCE]")
 @model_options
+@quantization_options
 @click.option("--verify", default="auto", show_default=True, help="auto, full, layers or off.")
 @quality_options
 @click.option("--engine", default="auto", show_default=True, help="auto, none, tensorrt or tensorrt-rtx.")

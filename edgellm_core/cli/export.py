@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgellm_core.cli.build import make_settings
-from edgellm_core.cli.options import model_options
+from edgellm_core.cli.options import model_options, quantization_options
 from edgellm_core.cli.progress import listening
 
 
@@ -16,6 +16,7 @@ from edgellm_core.cli.progress import listening
 @click.argument("source")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory to publish.")
 @model_options
+@quantization_options
 def export(source: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export SOURCE to ONNX, without verification and engine; ``edgellm verify`` and ``engine`` can follow."""
     from edgellm_core.pipeline.build import build

@@ -15,18 +15,56 @@ def model_options(command: Command) -> Command:
     """Add the options that say which graph is made of a model."""
     options = [
         click.option("--target", default="onnx", show_default=True, help="Form of the graph."),
-        click.option("--precision", default="fp16", show_default=True, help="fp16, fp32 or bf16."),
-        click.option("--family", help="Treat the model as this family; the gate still decides."),
-        click.option("--revision", help="Branch, tag or commit of a hub repository."),
         click.option(
-            "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
+            "--precision",
+            default="fp16",
+            show_default=True,
+            help="fp16, fp32, bf16, or a quantization scheme: fp8, int8_sq, int4_awq, nvfp4, mxfp8.",
         ),
+        source_options,
         click.option("--full-depth", is_flag=True, help="Trace every layer instead of stamping one of each kind."),
         click.option("--no-cache", is_flag=True, help="Ignore cached traces and finished stages."),
         click.option("--force", is_flag=True, help="Replace an existing bundle."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event."),
     ]
-    for option in reversed([*options, trust_option]):
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def source_options(command: Command) -> Command:
+    """Add the options that say what a model is and where it comes from."""
+    options = [
+        click.option("--family", help="Treat the model as this family; the gate still decides."),
+        click.option("--revision", help="Branch, tag or commit of a hub repository."),
+        click.option(
+            "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
+        ),
+        trust_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def quantization_options(command: Command) -> Command:
+    """Add the options that say what is quantized, and on which text it is calibrated."""
+    options = [
+        click.option("--lm-head", help="Scheme of the head.  [default: floats]"),
+        click.option("--kv-cache", help="fp8 stores keys and values in 8 bits.  [default: floats]"),
+        click.option(
+            "--group-size", type=int, help="Inputs that share one scale.  [default: the most that divide all]"
+        ),
+        click.option("--skip", multiple=True, help="Leave modules in floats, for example 'model.layers.0.*'."),
+        click.option("--calib-data", help="builtin, cnn_dailymail, wikitext, a hub data set, or a file."),
+        click.option("--calib-samples", type=int, help="Samples to calibrate on.  [default: 512]"),
+        click.option("--calib-length", type=int, default=512, show_default=True, help="Tokens of each sample."),
+        click.option("--calib-seed", type=int, default=0, show_default=True, help="Decides the order of the texts."),
+        click.option("--calib-column", help="Column of a data set or table.  [default: text]"),
+        click.option("--calib-chat", is_flag=True, help="Write each text as a conversation in the model's format."),
+        click.option("--device", default="auto", show_default=True, help="Where to calibrate: auto, cpu or cuda."),
+    ]
+    for option in reversed(options):
         command = option(command)
     return command
 

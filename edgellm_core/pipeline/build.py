@@ -29,6 +29,7 @@ from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import MANIFEST_PACKAGES, code_digest, digest_of, installed_versions
 from edgellm_core.pipeline.quality import measure
+from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
@@ -136,13 +137,18 @@ def build(
 def _run(job: Job) -> None:
     settings, runner = job.settings, job.runner
     checkpoint, selection, engine_plan = runner.run("checkpoint", lambda report: _open(job, report))
+    original = checkpoint
+    if settings.quantizes:
+        checkpoint = quantize_stage(
+            checkpoint, selection, settings, host=job.host, workspace=job.workspace, runner=runner
+        )
     export = export_graph(
         checkpoint, selection, job.target, settings, host=job.host, workspace=job.workspace, runner=runner
     )
     verification = _verify_stage(job, checkpoint, selection, export)
     quality = measure(
         settings,
-        checkpoint,
+        original,
         selection.family,
         export.model_path,
         fingerprint=export.fingerprint,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm_core.pipeline.errors import QualityLimitError, QualityNotMeasurableError
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
-from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +77,7 @@ def measure(
 def is_wanted(settings: BuildSettings) -> bool:
     """Return whether the quality is to be measured: for quantized builds unless switched off, and where asked for."""
     if settings.quality == "auto":
-        return settings.max_kl is not None or settings.precision not in ELEMENT_TYPES
+        return settings.max_kl is not None or settings.quantizes
     return settings.quality == "on"
 
 

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from edgellm_core.engine.backend import ENGINE_CHOICES
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
-from edgellm_core.host import PluginHost
-from edgellm_core.quantization.schemes import BUILT_IN
-from edgellm_core.settings import ELEMENT_TYPES
+from edgellm_core.pipeline.quantization_settings import QuantizationSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgellm_core.engine import EngineChoice
 
 
@@ -24,15 +20,11 @@ _UNITS: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildSettings:
-    """Settings of a build; every field has the command line's default.
+class BuildSettings(QuantizationSettings):
+    """Settings of a build, besides those of a quantization; every field has the command line's default.
 
     Attributes:
         target: form of the graph.
-        precision: element type of weights and activations, or the name of a quantization scheme.
-        family: name of the family to treat the model as; None lets the claims decide.
-        plugin_paths: folders with further plugins.
-        revision: branch, tag or commit of a hub repository.
         full_depth: trace every layer instead of stamping.
         verify: ``auto``, ``full``, ``layers`` or ``off``.
         quality: whether to measure on held-out text what the precision costs: ``on``, ``off``, or ``auto`` for
@@ -46,9 +38,6 @@ class BuildSettings:
         max_input_len: longest prompt of the engine; None for its default.
         max_seq_len: longest sequence of the engine; None for its default.
         max_memory: budget of main memory in bytes; None for what is free.
-        trust_remote_code: let the modeling code that a checkpoint brings itself run.
-        use_cache: use cached traces and finished stages.
-        force: replace an existing bundle.
 
     Raises:
         UnknownNameError: a choice that does not exist.
@@ -56,10 +45,6 @@ class BuildSettings:
     """
 
     target: str = "onnx"
-    precision: str = "fp16"
-    family: str | None = None
-    plugin_paths: tuple[Path, ...] = ()
-    revision: str | None = None
     full_depth: bool = False
     verify: str = "auto"
     quality: str = "auto"
@@ -72,16 +57,10 @@ class BuildSettings:
     max_input_len: int | None = None
     max_seq_len: int | None = None
     max_memory: int | None = None
-    trust_remote_code: bool = False
-    use_cache: bool = True
-    force: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what can't work, before anything is downloaded."""
-        if self.precision not in {*ELEMENT_TYPES, *BUILT_IN}:
-            known = {*ELEMENT_TYPES, *BUILT_IN, *PluginHost.load(self.plugin_paths).schemes()}
-            if self.precision not in known:
-                raise UnknownNameError("precision", self.precision, known)
+        super().__post_init__()
         if self.verify not in VERIFY_MODES:
             raise UnknownNameError("verification mode", self.verify, VERIFY_MODES)
         self._check_quality()
@@ -107,11 +86,6 @@ class BuildSettings:
             if getattr(self, name) < least:
                 option = f"--{name.replace('_', '-')}"
                 raise InvalidSettingError(option, f"must be at least {least}", getattr(self, name), "Raise it.")
-
-    @property
-    def compute_precision(self) -> str:
-        """Element type of everything that is not quantized."""
-        return self.precision if self.precision in ELEMENT_TYPES else "fp16"
 
 
 def parse_bytes(text: str) -> int:

@@ -166,7 +166,7 @@ class SourceDiffersError(UserError):
         )
 
 
-class ModelOptMissingError(UserError):
+class RoundingReferenceMissingError(UserError):
     """The original of a quantized checkpoint needs ModelOpt's own rounding."""
 
     def __init__(self) -> None:

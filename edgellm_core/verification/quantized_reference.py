@@ -51,7 +51,7 @@ def install_rounding(model: PreTrainedModel, subject: Subject, stored: StoredTen
 
     Raises:
         ReferenceLoadError: transformers has no linear layer of that name, or a scale is missing.
-        ModelOptMissingError: ModelOpt is not installed and would have to round.
+        RoundingReferenceMissingError: ModelOpt is not installed and would have to round.
     """
     assert subject.layout is not None  # for mypy
     modules = dict(model.named_modules())

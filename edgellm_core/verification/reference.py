@@ -43,7 +43,7 @@ def load_reference(subject: Subject) -> PreTrainedModel:
 
     Raises:
         ReferenceLoadError: transformers refuses, or a weight is missing or has another shape.
-        ModelOptMissingError: inputs, keys or values are rounded, and ModelOpt is not installed.
+        RoundingReferenceMissingError: inputs, keys or values are rounded, and ModelOpt is not installed.
     """
     model = _load_quantized(subject) if subject.layout is not None else _load_plain(subject)
     model.eval()

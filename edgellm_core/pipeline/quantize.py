@@ -1,0 +1,158 @@
+"""The stage ``quantize``: calibrates on text and writes a quantized checkpoint, which every later stage reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edgellm_core.bundle.publishing import check_output, move_into_place
+from edgellm_core.calibration.errors import OutputExistsError
+from edgellm_core.checkpoint.location import Location
+from edgellm_core.checkpoint.source import open_checkpoint, open_directory
+from edgellm_core.errors import EdgellmError, InvalidSettingError
+from edgellm_core.events import Listener, Reporter, ignore_events
+from edgellm_core.host import PluginHost, Selection
+from edgellm_core.pipeline.errors import QuantizedCheckpointError
+from edgellm_core.pipeline.fingerprint import code_digest, digest_of
+from edgellm_core.pipeline.workspace import StageRunner, Workspace
+from edgellm_core.quantization.layout import QUANT_CONFIG
+from edgellm_core.registry import ModelRegistry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.pipeline.quantization_settings import QuantizationSettings
+
+
+def quantize(
+    source: str, out: Path, settings: QuantizationSettings, *, listener: Listener = ignore_events
+) -> Checkpoint:
+    """Write a quantized checkpoint.
+
+    Args:
+        source: name in the registry, hub id, directory, or ``.gguf`` file.
+        out: directory to publish; must not exist, or be a quantized checkpoint and ``settings.force``.
+        settings: what to do.
+        listener: receives the events of all stages.
+
+    Returns:
+        The published checkpoint.
+
+    Raises:
+        EdgellmError: the model can't be quantized so; nothing is published.
+    """
+    if not settings.quantizes:
+        remedy = "Choose fp8, int8_sq, int4_awq, nvfp4 or mxfp8."
+        raise InvalidSettingError("--precision", "must be a quantization scheme", settings.precision, remedy)
+    _refuse_output(out, force=settings.force)
+    host = PluginHost.load(settings.plugin_paths)
+    workspace = Workspace(out, use_cache=settings.use_cache)
+    told = {"source": source, "out": str(out), "precision": settings.precision}
+    runner = StageRunner(host=host, listener=listener, settings=told, outcomes=[])
+
+    def opened(report: Reporter) -> tuple[Checkpoint, Selection]:
+        checkpoint = open_checkpoint(
+            source,
+            registry=ModelRegistry.load(),
+            revision=settings.revision,
+            report=report,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        return checkpoint, host.select(checkpoint.config, forced=settings.family, directory=checkpoint.directory)
+
+    checkpoint, selection = runner.run("checkpoint", opened)
+    try:
+        quantized = quantize_stage(checkpoint, selection, settings, host=host, workspace=workspace, runner=runner)
+    except EdgellmError as error:
+        if not error.resumable:
+            workspace.remove()
+        raise
+    runner.run("publish", lambda _report: move_into_place(quantized.directory, out, replace=out.exists()))
+    workspace.remove()
+    return open_directory(out, Location(kind="directory", id=str(out), path=out))
+
+
+def quantize_stage(
+    checkpoint: Checkpoint,
+    selection: Selection,
+    settings: QuantizationSettings,
+    *,
+    host: PluginHost,
+    workspace: Workspace,
+    runner: StageRunner,
+) -> Checkpoint:
+    """Return the quantized twin of a checkpoint, in the workspace; a finished one is used again.
+
+    Raises:
+        QuantizedCheckpointError: its weights are quantized already.
+        EdgellmError: the model can't be quantized so.
+    """
+    quantization = checkpoint.config.get("quantization_config")
+    if quantization:
+        raise QuantizedCheckpointError(checkpoint.source.id, quantization)
+    fingerprint = digest_of(
+        checkpoint.fingerprint(), str(settings), selection.family.name, selection.plugin.name, code_digest()
+    )
+
+    def body(report: Reporter) -> dict[str, Any]:
+        return _calibrate(checkpoint, selection, settings, host, workspace.directory, fingerprint, report)
+
+    result = runner.resume("quantize", workspace, fingerprint, body)
+    location = Location(kind="directory", id=checkpoint.source.id)
+    quantized = open_directory(
+        workspace.directory / result["folder"], location, trust_remote_code=checkpoint.trust_remote_code
+    )
+    return replace(quantized, source=checkpoint.source)
+
+
+def _calibrate(
+    checkpoint: Checkpoint,
+    selection: Selection,
+    settings: QuantizationSettings,
+    host: PluginHost,
+    directory: Path,
+    fingerprint: str,
+    report: Reporter,
+) -> dict[str, Any]:
+    import torch
+
+    from edgellm_core.calibration.data import calibration_set
+    from edgellm_core.calibration.run import quantize_checkpoint
+    from edgellm_core.memory import collected_soon
+    from edgellm_core.runtime.tokenizer import BundleTokenizer
+    from edgellm_core.tracing.configuration import load_config
+
+    config = load_config(
+        checkpoint.directory,
+        checkpoint.config,
+        selection.family,
+        host.nearest,
+        trust_remote_code=checkpoint.trust_remote_code,
+    )
+    tokenizer = BundleTokenizer(checkpoint.directory)
+    data = calibration_set(settings.calibration_data(), tokenizer, packs=host.calibration_data(), tell=report.note)
+    report.note(f"Calibrating on {data.samples} × {data.length} tokens of {data.source}.")
+    with collected_soon():
+        folder = quantize_checkpoint(
+            checkpoint,
+            config,
+            settings.request(host.schemes()),
+            torch.from_numpy(data.ids),
+            directory / "quantized",
+            fingerprint=digest_of(fingerprint, data.digest),
+            report=report,
+        )
+    described = {"source": data.source, "digest": data.digest, "samples": data.samples, "length": data.length}
+    return {"folder": str(folder.relative_to(directory)), "data": described}
+
+
+def _refuse_output(out: Path, *, force: bool) -> None:
+    """Refuse an output that can't be written, or that ``publish`` would refuse."""
+    if out.exists():
+        ours = (out / QUANT_CONFIG).is_file() and (out / "config.json").is_file()
+        if not ours and not (out.is_dir() and not any(out.iterdir())):
+            raise OutputExistsError(out, ours=False)
+        if ours and not force:
+            raise OutputExistsError(out, ours=True)
+    check_output(out.parent / f".{out.name}.new", force=False)
