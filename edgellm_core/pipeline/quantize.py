@@ -92,7 +92,7 @@ def quantize_stage(
     if quantization:
         raise QuantizedCheckpointError(checkpoint.source.id, quantization)
     fingerprint = digest_of(
-        checkpoint.fingerprint(), str(settings), selection.family.name, selection.plugin.name, code_digest()
+        checkpoint.fingerprint(), settings.decisive(), selection.family.name, selection.plugin.name, code_digest()
     )
 
     def body(report: Reporter) -> dict[str, Any]:
