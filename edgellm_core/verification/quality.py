@@ -22,7 +22,12 @@ from edgellm_core.verification.cut import hidden_name
 from edgellm_core.verification.errors import GraphNotFiniteError
 from edgellm_core.verification.session import GraphSession
 from edgellm_core.verification.subject import Subject, make_subject
-from edgellm_core.verification.text_recording import TextRecording, record_text, text_inputs
+from edgellm_core.verification.text_recording import (
+    TextRecording,
+    loaded_original,
+    record_text,
+    text_inputs,
+)
 
 if TYPE_CHECKING:
     from edgellm_core.calibration.data import CalibrationSet
@@ -167,7 +172,9 @@ def measure_quality(
     """
     subject = whole_subject(model_path, checkpoint, family)
     with tempfile.TemporaryDirectory(dir=folder, prefix="quality-") as scratch:
-        recording = record_text(subject, text.ids, Path(scratch) / "original.f16", report)
+        path = Path(scratch) / "original.f16"
+        with loaded_original(subject) as model:
+            recording = record_text(model, text.ids, path, directory=checkpoint.directory, report=report)
         release_memory()
         score = score_graph(subject, recording, report)
     return quality_record(score, recording, text, reference=subject.reference, max_kl=max_kl)

@@ -71,21 +71,37 @@ def text_inputs(ids: Ids, sample: int) -> StepInputs:
     return next(iter(prefill_inputs(case)))
 
 
-def record_text(subject: Subject, ids: Ids, path: Path, report: Reporter) -> TextRecording:
-    """Run the original on a text, and free it.
+@contextlib.contextmanager
+def loaded_original(subject: Subject) -> Iterator[PreTrainedModel]:
+    """Hold the original in memory in the body, and free it after.
 
     Args:
         subject: whole model, in precision ``fp32`` so that its weights are not rounded.
+
+    Raises:
+        ReferenceLoadError: transformers can't load the original.
+    """
+    model = load_reference(subject)
+    try:
+        yield model
+    finally:
+        free_weights(model)
+
+
+def record_text(model: PreTrainedModel, ids: Ids, path: Path, *, directory: Path, report: Reporter) -> TextRecording:
+    """Run the original on a text.
+
+    Args:
+        model: the original.
         ids: int64 ``[samples, length]``.
         path: file to write the distributions to; the caller deletes it.
+        directory: the original's checkpoint, for messages.
         report: told the progress.
 
     Raises:
         DiskSpaceError: the file does not fit.
-        ReferenceLoadError: transformers can't load the original.
         ReferenceNotFiniteError: its logits are not finite.
     """
-    model = load_reference(subject)
     runner = ReferenceRunner(model)
     samples, length = ids.shape
     best = np.zeros((samples, length - 1), np.int64)
@@ -97,7 +113,7 @@ def record_text(subject: Subject, ids: Ids, path: Path, report: Reporter) -> Tex
             with _watched(model, watch=sample == 0) as seen:
                 logits = runner.run(text_inputs(ids, sample))[0, :-1]
             if not np.isfinite(logits).all():
-                raise ReferenceNotFiniteError(subject.directory, f"held-out text, sample {sample + 1}")
+                raise ReferenceNotFiniteError(directory, f"held-out text, sample {sample + 1}")
             if sample == 0:
                 hidden, vocab = seen, logits.shape[1]
                 _require_space(path, samples * (length - 1) * vocab * 2)
@@ -106,7 +122,6 @@ def record_text(subject: Subject, ids: Ids, path: Path, report: Reporter) -> Tex
                 logarithms = log_softmax(row)
                 total += logarithms[target]
                 file.write(np.maximum(logarithms, SMALLEST_LOGARITHM).astype(np.float16).tobytes())
-    free_weights(model)
     return TextRecording(
         ids=ids, path=path, vocab=vocab, best=best, log_likelihood=total / best.size, hidden=tuple(hidden)
     )

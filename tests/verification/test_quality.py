@@ -26,7 +26,7 @@ from edgellm_core.verification.quality import (
     score_text,
     whole_subject,
 )
-from edgellm_core.verification.text_recording import record_text
+from edgellm_core.verification.text_recording import loaded_original, record_text
 
 
 def own_quality(exported, ids):
@@ -117,7 +117,9 @@ def test_layer_errors_grow_from_the_layer_that_is_damaged(exported, tmp_path):
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.1, tensor.name))
     onnx.save(model, damaged.model)
     subject = whole_subject(damaged.model, damaged.checkpoint, damaged.family)
-    recording = record_text(subject, text_for(damaged, samples=1).ids, tmp_path / "original", Reporter("quality"))
+    ids, path = text_for(damaged, samples=1).ids, tmp_path / "original"
+    with loaded_original(subject) as model:
+        recording = record_text(model, ids, path, directory=subject.directory, report=Reporter("quality"))
     errors = layer_errors(subject, recording)
     assert len(errors) == subject.depth + 1
     assert max(errors[:2]) < 1e-5  # the embedding and layer 0
