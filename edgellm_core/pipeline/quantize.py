@@ -94,7 +94,7 @@ def quantize_stage(
     if layout is not None:
         raise QuantizedCheckpointError(checkpoint.source.id, layout.describe())
     fingerprint = digest_of(
-        checkpoint.fingerprint(), str(settings), selection.family.name, selection.plugin.name, code_digest()
+        checkpoint.fingerprint(), settings.decisive(), selection.family.name, selection.plugin.name, code_digest()
     )
 
     def body(report: Reporter) -> dict[str, Any]:

@@ -114,6 +114,17 @@ class ActivationRangeError(VerificationFailedError):
         )
 
 
+class GraphNotFiniteError(EdgellmError):
+    """The graph yields NaN or infinity on the text that its quality is measured with."""
+
+    def __init__(self, sample: int) -> None:
+        """Name the sample."""
+        super().__init__(
+            f"The graph's logits are not finite on held-out text (sample {sample}). Build with --precision bf16 or "
+            "--precision fp32, or leave the most sensitive layers unquantized."
+        )
+
+
 class ReferenceNotFiniteError(UserError):
     """The original model itself yields NaN or infinity."""
 
@@ -155,7 +166,7 @@ class SourceDiffersError(UserError):
         )
 
 
-class ModelOptMissingError(UserError):
+class RoundingReferenceMissingError(UserError):
     """The original of a quantized checkpoint needs ModelOpt's own rounding."""
 
     def __init__(self) -> None:
@@ -163,4 +174,15 @@ class ModelOptMissingError(UserError):
         super().__init__(
             "Comparing a graph with rounded inputs needs NVIDIA's ModelOpt, whose own rounding is the reference; it is "
             "not installed. Install edgellm[quantize], or use --verify off to go without a comparison."
+        )
+
+
+class QuantizedSourceMissingError(UserError):
+    """The bundle's weights were quantized in its build, and the source is the unquantized checkpoint."""
+
+    def __init__(self, bundle: Path, source: str, precision: str) -> None:
+        """Name the bundle and how to get a checkpoint to compare with."""
+        super().__init__(
+            f"The bundle {str(bundle)!r} must be compared with the checkpoint that its build quantized to {precision}; "
+            f"{source!r} is not quantized. Give the quantized checkpoint with --source, if edgellm quantize wrote one."
         )

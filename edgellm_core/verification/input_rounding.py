@@ -13,7 +13,7 @@ import torch
 
 from edgellm_core.quantization.formats import LARGEST_E2M1, LARGEST_E4M3
 from edgellm_core.verification.dequantize import E2M1, rounded
-from edgellm_core.verification.errors import ModelOptMissingError
+from edgellm_core.verification.errors import RoundingReferenceMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,10 +47,10 @@ def input_transform(form: LinearFormat, stored: Mapping[str, torch.Tensor], scal
         return None
 
     def transform(value: torch.Tensor) -> torch.Tensor:
-        if order is not None:
-            value = value.index_select(-1, order)
         if factors is not None:
             value = value * factors
+        if order is not None:
+            value = value.index_select(-1, order)
         return value if rounding is None else rounding(value)
 
     return transform
@@ -71,7 +71,7 @@ def static_rounding(fp8: bool, scale: torch.Tensor) -> Rounding:
     """Return ModelOpt's rounding to E4M3 or int8 with one scale.
 
     Raises:
-        ModelOptMissingError: ModelOpt is not installed.
+        RoundingReferenceMissingError: ModelOpt is not installed.
     """
     try:
         with warnings.catch_warnings():
@@ -79,7 +79,7 @@ def static_rounding(fp8: bool, scale: torch.Tensor) -> Rounding:
             from modelopt.torch.quantization.config import QuantizerAttributeConfig
             from modelopt.torch.quantization.nn import TensorQuantizer
     except ImportError as error:
-        raise ModelOptMissingError from error
+        raise RoundingReferenceMissingError from error
     quantizer: Any = TensorQuantizer(QuantizerAttributeConfig(num_bits=(4, 3) if fp8 else 8, axis=None))
     quantizer.amax = scale * (LARGEST_E4M3 if fp8 else LARGEST_INT8)
 
