@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from edgellm_core.errors import PluginError
+from edgellm_core.errors import NoFormError, PluginError
 
 if TYPE_CHECKING:
     from edgellm_core.quantization.formats import LinearFormat
+    from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.rule import Rule
+    from edgellm_core.weights.recipe import Recipe
 
 CONTRACT_VERSION: Final = 1
 """Version of the classes in this module; a plugin that asks for another one is named and skipped."""
@@ -153,6 +155,19 @@ class ModelFamily:
         return Path(inspect.getfile(cls)).parent
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedForm:
+    """How a target holds what is quantized.
+
+    Attributes:
+        rules: rules that write it; they run before the target's lowering rules, with exact counts.
+        recipes: initializers that the rules use, each from the quantized tensors of the checkpoint.
+    """
+
+    rules: Sequence[Rule] = ()
+    recipes: Sequence[Recipe] = ()
+
+
 class Target:
     """A form of graph and files that some runtime takes.
 
@@ -169,6 +184,21 @@ class Target:
     def rules(self) -> Sequence[Rule]:
         """Return the rules that lower the semantic operators to what the runtime takes."""
         raise NotImplementedError
+
+    def quantized(self, model: QuantizedModel) -> QuantizedForm:
+        """Return how the runtime takes quantized layers and caches; by default it takes none.
+
+        Args:
+            model: what is quantized; may be empty.
+
+        Raises:
+            NoFormError: naming the formats that it does not take.
+        """
+        lacking = {f"{linear.form.weight} weights" for linear in model.linears.values()}
+        lacking |= {"an fp8 KV cache"} if model.caches else set()
+        if lacking:
+            raise NoFormError(self.name, lacking)
+        return QuantizedForm()
 
 
 class QuantizationScheme:

@@ -55,6 +55,17 @@ class UnknownNameError(UserError):
         super().__init__(" ".join(part for part in (f"Unknown {kind} {name!r}.", remedy, hint) if part))
 
 
+class NoFormError(UserError):
+    """A target has no form for what a checkpoint holds."""
+
+    def __init__(self, target: str, lacking: Iterable[str]) -> None:
+        """Name the target and what it lacks."""
+        super().__init__(
+            f"Target {target!r} has no form for {', '.join(sorted(lacking))}. Choose another --target, or build from "
+            "the unquantized checkpoint."
+        )
+
+
 class InvalidSettingError(UserError):
     """A setting has a value that can't work, alone or together with another setting."""
 

@@ -15,8 +15,17 @@ ELEMENT_BYTES: Final = {
 }  # fmt: skip
 """Bytes per element of safetensors' element types (safetensors format, ``Dtype``)."""
 
+PAIRED_TYPES: Final = ("I4", "U4", "F4_E2M1")
+"""Element types of the graph of which a byte holds two, the low four bits first (ONNX, ``TensorProto.raw_data``):
+INT4, UINT4 and FLOAT4E2M1. Checkpoints store them as U8."""
+
 LARGEST_FP16: Final = 65504.0
 """Largest finite float16 (IEEE 754 binary16)."""
+
+
+def stored_bytes(element_type: str, count: int) -> int:
+    """Return the bytes that ``count`` elements take."""
+    return (count + 1) // 2 if element_type in PAIRED_TYPES else count * ELEMENT_BYTES[element_type]
 
 
 def cache_directory() -> Path:

@@ -63,3 +63,21 @@ def export_stock(folder: Path, scheme: str, **options: Any) -> Any:
 
         export_hf_checkpoint(quantized, dtype=torch.float16, export_dir=str(folder))
     return quantized
+
+
+def export_with_twin(folder: Path, scheme: str, **options: Any) -> Any:
+    """Quantize a model like ``quantize_stock``, export it to ``folder``, and return the same model, fake-quantized.
+
+    The export packs the weights of its own model, which does not run any more. Before, it lets layers that share an
+    input share scales: ModelOpt's own function does the same to the model that is returned.
+    """
+    quantized = quantize_stock(scheme, **options)
+    twin = copy.deepcopy(quantized)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from modelopt.torch.export import export_hf_checkpoint
+        from modelopt.torch.export.unified_export_hf import requantize_resmooth_fused_llm_layers
+
+        requantize_resmooth_fused_llm_layers(twin)
+        export_hf_checkpoint(quantized, dtype=torch.float32, export_dir=str(folder))
+    return twin

@@ -20,6 +20,7 @@ from edgellm_core.bundle import (
     Manifest,
     ProfileRecord,
     QualityRecord,
+    QuantizationRecord,
     SourceRecord,
     StageRecord,
     SurgeryRecord,
@@ -45,7 +46,7 @@ FILES = {"llm/model.onnx": b"graph", "llm/model.onnx.data": bytes(range(256)) * 
 KEYS = {
     "": {
         "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "quality",
-        "surgery", "engine", "files",
+        "surgery", "engine", "files", "quantization",
     },
     "source": {"kind", "id", "revision", "digest"},
     "family": {"name", "plugin", "version"},
@@ -57,6 +58,7 @@ KEYS = {
         "reference", "text", "tokens", "perplexity", "original_perplexity", "kl", "top1_agreement", "max_kl",
     },
     "surgery": {"rule", "expected", "applied"},
+    "quantization": {"linears", "kv_cache", "compute_precision", "producer"},
     "engine": {"backend", "version", "compute_capability", "profiles", "bytes"},
     "files": {"path", "bytes", "sha256"},
 }  # fmt: skip
@@ -86,6 +88,9 @@ def make_manifest(files=(), **changes) -> Manifest:
         "engine": EngineRecord(
             backend="tensorrt-rtx", version="1.7.1", compute_capability=120, bytes=7,
             profiles=[ProfileRecord(name="decode", batch=(1, 1, 1), seq=(1, 1, 1), past=(0, 512, 1023))],
+        ),
+        "quantization": QuantizationRecord(
+            linears={"fp8": 14}, kv_cache="fp8", compute_precision="fp16", producer="modelopt 0.47.0"
         ),
         "files": files,
     }  # fmt: skip

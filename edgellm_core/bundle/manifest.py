@@ -142,6 +142,23 @@ class SurgeryRecord(Record):
     applied: NonNegativeInt
 
 
+class QuantizationRecord(Record):
+    """What of the graph is quantized.
+
+    Attributes:
+        linears: number of linear layers by kind of weight: ``fp8``, ``int8``, ``int4``, ``uint4``, ``nvfp4`` or
+            ``mxfp8``.
+        kv_cache: type of the keys and values that the graph takes and returns; None for that of the graph.
+        compute_precision: type of everything else, for example ``fp16``.
+        producer: what quantized the checkpoint, with its version.
+    """
+
+    linears: dict[str, NonNegativeInt]
+    kv_cache: str | None
+    compute_precision: str
+    producer: str
+
+
 class ProfileRecord(Record):
     """An optimization profile of an engine.
 
@@ -207,7 +224,9 @@ class Manifest(Record):
         source: where the model came from.
         family: which plugin handled it.
         target: form of graph and files, for example ``onnx``.
-        precision: for example ``fp16``.
+        precision: for example ``fp16``, or the quantization scheme; of a checkpoint that came quantized, the kind of
+            its weights, ``mixed`` for several.
+        quantization: what is quantized; None where nothing is.
         versions: package → version that took part in the build.
         stages: what each stage took.
         verification: how the bundle was proved.
@@ -222,6 +241,7 @@ class Manifest(Record):
     family: FamilyRecord
     target: str
     precision: str
+    quantization: QuantizationRecord | None = None
     versions: dict[str, str]
     stages: tuple[StageRecord, ...]
     verification: VerificationRecord
@@ -229,6 +249,11 @@ class Manifest(Record):
     surgery: tuple[SurgeryRecord, ...]
     engine: EngineRecord | None = None
     files: tuple[FileRecord, ...]
+
+    @property
+    def compute_precision(self) -> str:
+        """Precision of everything that is not quantized."""
+        return self.quantization.compute_precision if self.quantization else self.precision
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> Path:

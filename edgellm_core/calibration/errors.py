@@ -101,6 +101,17 @@ class MissingWeightError(UserError):
         )
 
 
+class CacheNotMeasuredError(UserError):
+    """The keys and values of a layer have no names in ModelOpt's form."""
+
+    def __init__(self, module: str) -> None:
+        """Name the module that stores them."""
+        super().__init__(
+            f"--kv-cache fp8 stores its scales with the layers k_proj and v_proj of {module}, which has none. "
+            "Leave --kv-cache out."
+        )
+
+
 class CalibrationMemoryError(UserError):
     """The GPU has too little memory."""
 

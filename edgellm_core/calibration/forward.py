@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.calibration.errors import CalibrationMemoryError
 from edgellm_core.calibration.layer_calls import first_hidden_states, head_inputs, record_calls
+from edgellm_core.calibration.probing import PROBE_TOKENS, LayerProbe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,6 +67,7 @@ class LayerForward:
         tokens = TOKENS_AT_A_TIME[stack.device.type]
         self.batch = min(max(1, tokens // ids.shape[1]), ids.shape[0])
         self._calls: dict[int, LayerCalls] = {}
+        self._probe_calls: LayerCalls | None = None
 
     def prepare(self, *, fresh: bool) -> None:
         """Learn how the model calls its layers; ``fresh`` also computes what enters the first.
@@ -76,6 +78,7 @@ class LayerForward:
         with self._outside_loaded(self.stack.layer_path(0)):
             for size in {len(rows) for rows in self._rows()}:
                 self._calls[size] = record_calls(self.stack, self._ids(range(size)))
+            self._probe_calls = record_calls(self.stack, self.ids[:1, :PROBE_TOKENS].to(self.stack.device))
             if fresh:
                 for rows in self._rows():
                     entering = first_hidden_states(self.stack, self._ids(rows))
@@ -103,6 +106,12 @@ class LayerForward:
                 collector.end_batch()
                 target[rows.start : rows.stop] = output.to("cpu")
                 pace.tell(f"layer {index + 1} of {len(self.stack.layers)}", done + rows.stop)
+
+    def probe(self, index: int) -> LayerProbe:
+        """Return a layer in float32 on the first tokens of the first sample."""
+        assert self._probe_calls is not None  # for mypy: prepare() came first
+        hidden = self.states.entering(index)[:1, :PROBE_TOKENS]
+        return LayerProbe(self.stack, index, self._probe_calls.calls[index], hidden)
 
     def shrink(self, module: str) -> None:
         """Run half as many samples at a time, after the GPU's memory was too small for ``module``.

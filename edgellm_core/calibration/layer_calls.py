@@ -42,10 +42,22 @@ class LayerCall:
     named: Mapping[str, Any]
     by_name: bool
 
+    def arguments_for(self, hidden: torch.Tensor, *, floats: bool = False) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional and the named arguments of a call with these hidden states [batch, seq, hidden].
+
+        Args:
+            hidden: the hidden states.
+            floats: give the other tensors in float32 too.
+        """
+        rest = self.arguments if not floats else tuple(map(_as_floats, self.arguments))
+        named = dict(self.named) if not floats else {name: _as_floats(value) for name, value in self.named.items()}
+        return ((), {HIDDEN: hidden, **named}) if self.by_name else ((hidden, *rest), named)
+
     def run(self, layer: nn.Module, hidden: torch.Tensor, **replaced: Any) -> torch.Tensor:
         """Run a layer on hidden states [batch, seq, hidden]; return its output of that shape."""
-        named = {**self.named, **{name: value for name, value in replaced.items() if name in self.named}}
-        output = layer(**{HIDDEN: hidden}, **named) if self.by_name else layer(hidden, *self.arguments, **named)
+        arguments, named = self.arguments_for(hidden)
+        named |= {name: value for name, value in replaced.items() if name in named}
+        output = layer(*arguments, **named)
         result: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
@@ -191,6 +203,14 @@ def _split(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[torch.Tens
         return args[0], LayerCall(arguments=args[1:], named=dict(kwargs), by_name=False)
     named = {name: value for name, value in kwargs.items() if name != HIDDEN}
     return kwargs[HIDDEN], LayerCall(arguments=(), named=named, by_name=True)
+
+
+def _as_floats(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, tuple):
+        return tuple(map(_as_floats, value))
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _pairs(one: LayerCall, another: LayerCall) -> Iterator[tuple[str, Any, Any]]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from edgellm_core.calibration.plan import QuantizationPlan
+    from edgellm_core.calibration.smoothing import SmoothedLayer
     from edgellm_core.calibration.stack import DecoderStack
     from edgellm_core.calibration.statistics import SharedInput
     from edgellm_core.quantization.formats import LinearFormat
@@ -35,7 +36,11 @@ class LayerResult:
 
 
 def quantize_linears(
-    stack: DecoderStack, plan: QuantizationPlan, path: str, inputs: Sequence[SharedInput]
+    stack: DecoderStack,
+    plan: QuantizationPlan,
+    path: str,
+    inputs: Sequence[SharedInput],
+    smoothed: SmoothedLayer,
 ) -> LayerResult:
     """Round the planned linear layers at or under a path.
 
@@ -44,19 +49,23 @@ def quantize_linears(
         plan: forms of the layers.
         path: path of a decoder layer, or of the head.
         inputs: what was measured of their inputs.
+        smoothed: what smoothing changed.
     """
     tensors = dict(tensors_under(stack, path)) if path != plan.head else {}
+    for parameter, value in smoothed.changed.items():
+        name = stack.reader.tensor_names(parameter)[0]
+        tensors[name] = value.to(tensors[name].dtype).cpu()
     linears: dict[str, LinearFormat] = {}
     for shared in inputs:
-        amax = shared.statistics.amax
         weights = [
             LinearWeight(
                 path=module,
-                weight=stack.reader.read(f"{module}.weight"),
+                weight=_weight(stack, module, smoothed),
                 form=plan.linears[module],
-                input_amax=amax if _needs_range(plan.linears[module]) else None,
+                input_amax=_range(shared, module, smoothed) if _needs_range(plan.linears[module]) else None,
             )
             for module in shared.modules
+            if module in plan.linears
         ]
         for module, rounded in round_together(weights).items():
             name = plan.name(module)
@@ -64,7 +73,21 @@ def quantize_linears(
             linears[name] = plan.linears[module]
     planned = [module for module in plan.linears if module == path or module.startswith(f"{path}.")]
     idle = {plan.name(module): IDLE for module in planned if plan.name(module) not in linears}
-    return LayerResult(tensors=tensors, record=LayerRecord(linears=linears, excluded=idle))
+    notes = [f"The input of {module} is not scaled: nothing before it takes the scale." for module in smoothed.unfolded]
+    record = LayerRecord(linears=linears, excluded=idle, notes=tuple(notes), strengths=smoothed.strengths)
+    return LayerResult(tensors=tensors, record=record)
+
+
+def _weight(stack: DecoderStack, module: str, smoothed: SmoothedLayer) -> torch.Tensor:
+    """Return a weight in the element type of the checkpoint, or in float32 where smoothing changed it."""
+    changed = smoothed.changed.get(f"{module}.weight")
+    return stack.reader.read(f"{module}.weight").to(stack.device) if changed is None else changed
+
+
+def _range(shared: SharedInput, module: str, smoothed: SmoothedLayer) -> torch.Tensor | None:
+    """Return the largest absolute value of a layer's input, after smoothing."""
+    scale = smoothed.scales.get(module)
+    return shared.statistics.amax if scale is None else (shared.statistics.range / scale).amax()
 
 
 def tensors_under(stack: DecoderStack, *prefixes: str) -> dict[str, torch.Tensor]:

@@ -86,6 +86,8 @@ def make_plan(stack: DecoderStack, request: QuantizationRequest) -> Quantization
     if request.lm_head is not None and head is not None:
         block = choose_block_size(request.lm_head, {head: stack.model.get_submodule(head)}, None)
         forms[head] = request.lm_head.linear_format(block)
+        if stack.reader.is_own(f"{head}.weight"):
+            names[head] = stack.reader.tensor_names(f"{head}.weight")[0].removesuffix(".weight")
     _refuse_odd_outputs(request.scheme.name, forms, stack)
     usual = (_path_of(stack, stack.model.get_input_embeddings()), None if quantized_head else head)
     return QuantizationPlan(

@@ -25,12 +25,14 @@ class LayerRecord:
         linears: form of each quantized layer by its name in the checkpoint.
         excluded: why a layer stayed in floats, by that name.
         notes: what the user should know.
+        cached: scales of its keys and values were measured.
         strengths: how strongly each smoothed input was scaled (α), by the layers that read it.
     """
 
     linears: Mapping[str, LinearFormat] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    cached: bool = False
     strengths: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod

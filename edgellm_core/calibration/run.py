@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgellm_core.calibration.checkpoint_writer import CheckpointWriter
+from edgellm_core.calibration.errors import CacheNotMeasuredError
 from edgellm_core.calibration.forward import LayerForward, Pace
 from edgellm_core.calibration.hidden_states import HiddenStates
+from edgellm_core.calibration.kv_cache import CACHE_ARGUMENT, CacheRecorder
 from edgellm_core.calibration.layer_tensors import quantize_linears, tensors_under
 from edgellm_core.calibration.plan import make_plan
 from edgellm_core.calibration.resume import LayerRecord, Progress, fingerprint_of
 from edgellm_core.calibration.rounding import modelopt_version
+from edgellm_core.calibration.smoothing import SmoothedLayer, smooth_layer
 from edgellm_core.calibration.stack import open_stack
 from edgellm_core.calibration.statistics import Measured, StatisticsCollector
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -58,8 +64,7 @@ def quantize_checkpoint(
     """
     import torch
 
-    device = _device(request)
-    stack = open_stack(checkpoint, config, dtype=_compute_type(device), device=device)
+    stack = open_stack(checkpoint, config, dtype=request.torch_type(), device=request.torch_device())
     plan = make_plan(stack, request)
     for note in plan.notes():
         report.note(note)
@@ -68,7 +73,7 @@ def quantize_checkpoint(
     with torch.no_grad():
         run = _Run(stack, plan, request, ids, work, progress)
         run.layers(report)
-        run.outside(report)
+        run.outside()
     run.finish(checkpoint)
     return run.writer.folder
 
@@ -118,36 +123,49 @@ class _Run:
         path = self.stack.layer_path(index)
         while True:
             collector = StatisticsCollector(self._linears_under(path), self._measured)
+            cache = CacheRecorder(self.stack.layers[index], path)
             try:
-                with self.stack.loaded(path):
-                    self.forward.run(index, collector, pace, done, {})
-                    inputs = collector.shared_inputs()
-                    result = quantize_linears(self.stack, self.plan, path, inputs)
+                with self.stack.loaded(path), self._measuring(cache) as replaced:
+                    self.forward.run(index, collector, pace, done, replaced)
                 break
             except torch.cuda.OutOfMemoryError:
                 self.forward.shrink(path)
-        self.writer.write_shard(index + 1, result.tensors)
-        self.progress.add(result.record)
+        inputs, smoothed = collector.shared_inputs(), SmoothedLayer()
+        if self.plan.smoothed:
+            smoothed = smooth_layer(self.forward.probe(index), self.plan, self.request.scheme.smoothing, inputs)
+        result = quantize_linears(self.stack, self.plan, path, inputs, smoothed)
+        for note in result.record.notes:
+            pace.report.note(note)
+        scales = cache.scales()
+        self.writer.write_shard(index + 1, {**result.tensors, **scales})
+        self.progress.add(replace(result.record, cached=bool(scales)))
+
+    @contextlib.contextmanager
+    def _measuring(self, cache: CacheRecorder) -> Iterator[Mapping[str, Any]]:
+        """Yield the arguments that make a layer store its keys and values in ``cache``, where that is asked for."""
+        if self.request.kv_cache is None:
+            yield {}
+            return
+        with cache.listening():
+            yield {CACHE_ARGUMENT: cache}
 
     def _head(self, pace: Pace, done: int) -> None:
         head = str(self.plan.head)
         collector = StatisticsCollector({}, self._measured)
         self.forward.run_head(collector, pace, done)
-        result = quantize_linears(self.stack, self.plan, head, collector.shared_inputs())
-        self.writer.write_shard(0, {**tensors_under(self.stack, *self._outside()), **result.tensors})
+        result = quantize_linears(self.stack, self.plan, head, collector.shared_inputs(), SmoothedLayer())
+        self.writer.write_shard(0, {**tensors_under(self.stack, *self.stack.outside()), **result.tensors})
         self.progress.add(result.record)
 
-    def outside(self, report: Reporter) -> None:
-        """Write what is not in a decoder layer."""
-        del report
+    def outside(self) -> None:
+        """Write what is not in a decoder layer, unless the head was quantized with it."""
         if not self.writer.shard(0).is_file():
-            self.writer.write_shard(0, tensors_under(self.stack, *self._outside()))
-
-    def _outside(self) -> list[str]:
-        return self.stack.outside()
+            self.writer.write_shard(0, tensors_under(self.stack, *self.stack.outside()))
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Write the configs, and drop what only a resumed run needs."""
+        if self.request.kv_cache is not None and not any(layer.cached for layer in self.progress.layers):
+            raise CacheNotMeasuredError(self.stack.path)
         linears = {name: form for layer in self.progress.layers for name, form in layer.linears.items()}
         left_out = {name for layer in self.progress.layers for name in layer.excluded}
         excluded = sorted({*map(self.plan.name, self.plan.excluded), *left_out})
@@ -156,7 +174,10 @@ class _Run:
         self.states.remove()
 
     def _linears_under(self, path: str) -> dict[str, nn.Module]:
-        return {name: self.stack.model.get_submodule(name) for name in self.plan.linears if name.startswith(f"{path}.")}
+        from torch import nn
+
+        named = self.stack.model.get_submodule(path).named_modules()
+        return {f"{path}.{name}": module for name, module in named if isinstance(module, nn.Linear)}
 
     def _measured(self, path: str) -> Measured:
         smoothed = path in self.plan.smoothed
@@ -167,21 +188,6 @@ def _measures(plan: QuantizationPlan, path: str) -> bool:
     """Say whether the form of a layer depends on its input."""
     form = plan.linears[path]
     return form.input == "static" or form.weight == "nvfp4" or path in plan.smoothed
-
-
-def _device(request: QuantizationRequest) -> torch.device:
-    import torch
-
-    name = request.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _compute_type(device: torch.device) -> torch.dtype:
-    import torch
-
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _described(request: QuantizationRequest) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class WeightReader:
                 return found
         raise MissingWeightError(self.directory, parameter)
 
+    def is_own(self, parameter: str) -> bool:
+        """Say whether a parameter is one tensor of the checkpoint, and no other parameter is tied to it."""
+        return len(self.tensor_names(parameter)) == 1 and len(self._group_of[parameter]) == 1
+
     def read(self, parameter: str) -> torch.Tensor:
         """Return a parameter in the checkpoint's element type."""
         import torch

@@ -174,7 +174,7 @@ class StatisticsCollector:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs = args[0]
             for tensor, names in self._seen:
-                if _is_same(tensor, inputs):
+                if same_values(tensor, inputs):
                     names.append(name)
                     return
             self._seen.append((inputs, [name]))
@@ -182,8 +182,8 @@ class StatisticsCollector:
         return hook
 
 
-def _is_same(one: torch.Tensor, another: torch.Tensor) -> bool:
-    """Say whether two tensors are views of the same values; the first is kept alive, so its memory is not reused."""
+def same_values(one: torch.Tensor, another: torch.Tensor) -> bool:
+    """Say whether two tensors that both live are views of the same values."""
     return one is another or (
         one.data_ptr() == another.data_ptr()
         and one.numel() == another.numel()

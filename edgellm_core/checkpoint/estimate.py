@@ -62,6 +62,7 @@ def estimate_stages(
     precision: str = "fp16",
     download: int | None = None,
     dequantize: bool = False,
+    packed: int | None = None,
 ) -> tuple[StageEstimate, ...]:
     """Return the estimate of every stage in order, by the table in this module's docstring.
 
@@ -71,8 +72,9 @@ def estimate_stages(
         precision: precision of the build.
         download: bytes to download; None for a local source.
         dequantize: whether a GGUF file is converted first.
+        packed: bytes of all tensors of a quantized checkpoint, which are bound as they are; None for others.
     """
-    weights = parameters * ELEMENT_BYTES[ELEMENT_TYPES[precision]]
+    weights = parameters * ELEMENT_BYTES[ELEMENT_TYPES[precision]] if packed is None else packed
     stages = []
     if download is not None:
         stages.append(StageEstimate(stage="download", ram=_GIB // 5, disk=download))

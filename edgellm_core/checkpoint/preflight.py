@@ -26,6 +26,14 @@ CAUSAL_SUFFIXES: Final = ("ForCausalLM", "LMHeadModel")
 """Ends of the class names that transformers gives decoder-only causal language models."""
 
 
+QUANTIZATION_METHODS: Final = ("modelopt",)
+"""Values of ``quant_method`` in config.json of quantized checkpoints that can be built."""
+
+NUMBERS_IN_ONE: Final = {(".weight", "U8"): 2, (".qweight", "I32"): 8, (".weight_packed", "I32"): 8}
+"""End of the name and element type of packed weights → weights in one element (ModelOpt; AutoAWQ and GPTQ;
+compressed-tensors)."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
     """One tensor of a source that may not be on this machine.
@@ -132,12 +140,17 @@ def summarize(
     tensors = metadata.tensors
     shapes = [tensor.shape for tensor in tensors or ()]
     dimensions = read_dimensions(metadata.config, shapes)
-    parameters = sum(map(math.prod, shapes)) if tensors is not None else None
+    parameters = sum(map(_elements, tensors)) if tensors is not None else None
     is_gguf = metadata.location.kind in {"gguf", "package"}
     stages: tuple[StageEstimate, ...] = ()
     if parameters is not None:
         stages = estimate_stages(
-            parameters, dimensions, precision=precision, download=metadata.download, dequantize=is_gguf
+            parameters,
+            dimensions,
+            precision=precision,
+            download=metadata.download,
+            dequantize=is_gguf,
+            packed=sum(t.nbytes for t in tensors or ()) if metadata.config.get("quantization_config") else None,
         )
     ram, disk = available_memory(), free_disk(output or Path())
     problems = [
@@ -222,6 +235,14 @@ def _pinned(location: Location, commit: str) -> Location:
     return Location(kind=location.kind, id=location.id, revision=commit, hint=location.hint)
 
 
+def _elements(tensor: TensorSpec) -> int:
+    """Return the number of weights that a tensor holds."""
+    for (ending, element_type), count in NUMBERS_IN_ONE.items():
+        if tensor.name.endswith(ending) and tensor.element_type == element_type:
+            return math.prod(tensor.shape) * count
+    return math.prod(tensor.shape)
+
+
 def _count_types(tensors: Iterable[TensorSpec]) -> dict[str, int]:
     """Return the number of elements by element type, the most frequent first."""
     counts: Counter[str] = Counter()
@@ -240,9 +261,10 @@ def _config_problems(config: Mapping[str, Any], *, claimed: bool) -> Iterable[st
             f"(…{' or …'.join(CAUSAL_SUFFIXES)}); a plugin may claim it."
         )
     quantization = config.get("quantization_config")
-    if isinstance(quantization, Mapping):
+    if isinstance(quantization, Mapping) and quantization:
         method = quantization.get("quant_method", "unknown method")
-        yield f"Its weights are already quantized ({method}); use the unquantized checkpoint."
+        if method not in QUANTIZATION_METHODS:
+            yield f"Its weights are quantized in a way that is not known ({method}); use the unquantized checkpoint."
 
 
 def _other_architectures(config: Mapping[str, Any]) -> list[str]:

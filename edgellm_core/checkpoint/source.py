@@ -86,11 +86,13 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Return a sha256 that changes with every file that a build reads, without reading weights.
 
-        Over config.json, generation_config.json and tokenizer files (bytes), and over name, size, modification time in
-        ns and header of each safetensors file; and over the checkpoint's own code where that is trusted.
+        Over config.json, generation_config.json, hf_quant_config.json and tokenizer files (bytes), and over name, size,
+        modification time in ns and header of each safetensors file; and over the checkpoint's own code where that is
+        trusted.
         """
         digest = hashlib.sha256()
-        extras = [path for path in (self.directory / "generation_config.json",) if path.is_file()]
+        names = ("generation_config.json", "hf_quant_config.json")
+        extras = [path for path in (self.directory / name for name in names) if path.is_file()]
         for path in (self.directory / "config.json", *extras, *self.tokenizer_files()):
             _add(digest, path.name.encode(), path.read_bytes())
         for header in self.headers:

@@ -6,12 +6,13 @@ import functools
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from edgellm_core.cli.options import trust_option
 from edgellm_core.cli.progress import listening
+from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.events import Reporter
     from edgellm_core.verification.gate import VerificationResult
+
+QUANTIZED_PRECISION: Final = "fp16"
+"""Precision of what a build leaves unquantized (``BuildSettings.compute_precision``)."""
 
 
 @click.command()
@@ -82,17 +86,18 @@ def _compare(
     host = PluginHost.load(plugin_paths)
     checkpoint = open_source(report)
     selection = host.select(checkpoint.config, forced=manifest.family.name, directory=checkpoint.directory)
-    mode = choose_mode(requested, checkpoint, manifest.precision, max_memory=max_memory, report=report)
+    mode = choose_mode(requested, checkpoint, manifest.compute_precision, max_memory=max_memory, report=report)
     return verify_graph(
-        bundle.model_path, checkpoint, selection.family, precision=manifest.precision, mode=mode, report=report
+        bundle.model_path, checkpoint, selection.family, precision=manifest.compute_precision, mode=mode, report=report
     )
 
 
 def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_remote_code: bool) -> Checkpoint:
     """Open the original, and refuse another checkpoint than the one that the bundle was built from."""
     from edgellm_core.checkpoint.source import open_checkpoint
+    from edgellm_core.quantization.layout import read_layout
     from edgellm_core.registry import ModelRegistry
-    from edgellm_core.verification.errors import SourceDiffersError
+    from edgellm_core.verification.errors import QuantizedSourceMissingError, SourceDiffersError
 
     registry = ModelRegistry.load()
     recorded = bundle.manifest.source
@@ -107,8 +112,13 @@ def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_
     checkpoint = open_checkpoint(
         source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code
     )
+    scheme = None if bundle.manifest.precision in ELEMENT_TYPES else bundle.manifest.precision
+    if scheme and read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors) is not None:
+        return checkpoint  # what a build quantizes has no digest in the manifest; the gate compares every number of it
     if checkpoint.source.digest != recorded.digest:
         raise SourceDiffersError(bundle.directory, source, recorded.digest, checkpoint.source.digest)
+    if scheme:
+        raise QuantizedSourceMissingError(bundle.directory, source, scheme)
     return checkpoint
 
 

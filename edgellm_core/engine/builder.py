@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.engine.errors import EngineBuildError, GraphParseError
+from edgellm_core.engine.errors import EngineBuildError, GraphParseError, ZeroPointsError
 from edgellm_core.engine.profiles import Profile, ProfileLimits, input_ranges, make_profiles
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def build_engine(
 
     Raises:
         UserError: ``compute_capability`` can't be built for here (:meth:`Backend.target`).
+        ZeroPointsError: the graph has four-bit weights with zero points.
         GraphParseError: the parser refused the graph.
         UnexpectedGraphInputError: the graph has an input outside target ``onnx``.
         EngineBuildError: the builder gave up.
@@ -100,12 +101,22 @@ def build_engine(
     )
 
 
+def _has_zero_points(onnx_path: Path) -> bool:
+    """Say whether a graph has UINT4 weights, of which the parser only says that it can't import an initializer."""
+    import onnx
+
+    graph = onnx.load(str(onnx_path), load_external_data=False).graph
+    return any(tensor.data_type == onnx.TensorProto.UINT4 for tensor in graph.initializer)
+
+
 def _parse(trt: Any, network: Any, log: Any, onnx_path: Path, backend: Backend) -> None:
     """Fill ``network`` from the file; its weights stay where they are until the build reads them."""
     parser = trt.OnnxParser(network, log)
     if parser.parse_from_file(str(onnx_path)):
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    if any("Failed to import initializer" in error.desc() for error in errors) and _has_zero_points(onnx_path):
+        raise ZeroPointsError(backend.name)
     # the parser appends a summary without a node; the first error with one is the cause
     error = next(
         (error for error in errors if error.node_name() or error.node_operator()), errors[0] if errors else None

@@ -79,6 +79,17 @@ class GraphParseError(EdgellmError):
         )
 
 
+class ZeroPointsError(UserError):
+    """TensorRT takes no four-bit weights with zero points."""
+
+    def __init__(self, backend: str) -> None:
+        """Name the backend."""
+        super().__init__(
+            f"{backend} takes four-bit weights without zero points only, and those of this model have some (UINT4). "
+            "Use --engine none and run the graph on ONNX Runtime, or quantize with a symmetric scheme."
+        )
+
+
 class UnexpectedGraphInputError(EdgellmError):
     """An input of the graph has no range in an optimization profile."""
 

@@ -11,6 +11,7 @@ from edgellm_core.bundle import (
     FamilyRecord,
     Manifest,
     QualityRecord,
+    QuantizationRecord,
     SourceRecord,
     StageRecord,
     SurgeryRecord,
@@ -25,11 +26,17 @@ from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
-from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.export import Export, export_graph
-from edgellm_core.pipeline.fingerprint import MANIFEST_PACKAGES, code_digest, digest_of, installed_versions
+from edgellm_core.pipeline.fingerprint import (
+    MANIFEST_PACKAGES,
+    VERIFICATION_PACKAGES,
+    code_digest,
+    digest_of,
+    installed_versions,
+)
 from edgellm_core.pipeline.quality import measure
 from edgellm_core.pipeline.quantize import quantize_stage
+from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.contract import Target
     from edgellm_core.engine import Backend, ProfileLimits
+    from edgellm_core.quantization.layout import QuantizationLayout
 
 ENGINE_FILE: Final = "llm.engine"
 
@@ -168,12 +176,12 @@ def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan
         report=report,
         trust_remote_code=job.settings.trust_remote_code,
     )
-    quantization = checkpoint.config.get("quantization_config")
-    if quantization:
-        raise QuantizedCheckpointError(checkpoint.source.id, quantization)
+    layout = layout_of(checkpoint)
+    if layout is not None:
+        report.note(f"The checkpoint is quantized: {layout.describe()}.")
     selection = job.host.select(checkpoint.config, forced=job.settings.family, directory=checkpoint.directory)
     report.note(f"Family {selection.family.name!r}: {selection.reason}.")
-    return checkpoint, selection, _engine_plan(job, checkpoint, report)
+    return checkpoint, selection, _engine_plan(job, checkpoint, layout, report)
 
 
 def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export: Export) -> dict[str, Any]:
@@ -181,7 +189,9 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
     if settings.verify == "off":
         return {"status": "skipped"}
     tolerance = _registered_tolerance(job)
-    fingerprint = digest_of(export.fingerprint, settings.verify, settings.max_memory, tolerance, code_digest())
+    versions = installed_versions(VERIFICATION_PACKAGES)
+    asked = [settings.verify, settings.max_memory, tolerance]
+    fingerprint = digest_of(export.fingerprint, *asked, versions, code_digest())
 
     def body(report: Reporter) -> dict[str, Any]:
         from edgellm_core.verification.gate import verify_graph
@@ -215,10 +225,18 @@ def _registered_tolerance(job: Job) -> float | None:
     return next((status.max_rel_err for name, status in precisions.items() if name == job.settings.precision), None)
 
 
-def _engine_plan(job: Job, checkpoint: Checkpoint, report: Reporter) -> EnginePlan | None:
-    """Decide about the engine before the long stages, so that a wrong setting costs nothing."""
+def _engine_plan(
+    job: Job, checkpoint: Checkpoint, layout: QuantizationLayout | None, report: Reporter
+) -> EnginePlan | None:
+    """Decide about the engine before the long stages, so that a wrong setting costs nothing.
+
+    Raises:
+        ZeroPointsError: an engine was asked for, and TensorRT does not take what the checkpoint holds.
+        UserError: the engine can't be built here; one class per cause.
+    """
     settings = job.settings
     from edgellm_core.engine import choose_backend, limits_for_context
+    from edgellm_core.engine.errors import ZeroPointsError
 
     limits = limits_for_context(
         checkpoint.config.get("max_position_embeddings"),
@@ -228,6 +246,11 @@ def _engine_plan(job: Job, checkpoint: Checkpoint, report: Reporter) -> EnginePl
     )
     backend = choose_backend(settings.engine, report, compute_capability=settings.compute_capability)
     if backend is None:
+        return None
+    if layout is not None and "uint4" in layout.counts():
+        if settings.engine != "auto":
+            raise ZeroPointsError(backend.name)
+        report.note("No engine: TensorRT takes no weights with zero points. The graph runs on ONNX Runtime.")
         return None
     return EnginePlan(backend=backend, limits=limits, compute_capability=backend.target(settings.compute_capability))
 
@@ -264,12 +287,14 @@ def _publish(
     proof: Proof,
     engine: dict[str, Any] | None,
 ) -> None:
-    source = checkpoint.source
+    source, settings = checkpoint.source, job.settings
+    layout = layout_of(checkpoint)
     manifest = Manifest(
         source=SourceRecord(kind=source.kind, id=source.id, revision=source.revision, digest=source.digest),
         family=FamilyRecord(name=selection.family.name, plugin=selection.plugin.name, version=selection.plugin.version),
         target=job.target.name,
-        precision=job.settings.precision,
+        precision=settings.precision if layout is None or settings.quantizes else layout.scheme,
+        quantization=_quantization_record(layout, settings) if layout else None,
         versions=installed_versions((*MANIFEST_PACKAGES, *([engine["backend"]] if engine else []))),
         stages=tuple(StageRecord(**outcome_fields(outcome)) for outcome in job.runner.outcomes),
         verification=VerificationRecord(**proof.verification),
@@ -282,6 +307,15 @@ def _publish(
     )
     write_manifest(job.workspace.bundle, manifest)
     publish(job.workspace.bundle, job.out, force=job.settings.force)
+
+
+def _quantization_record(layout: QuantizationLayout, settings: BuildSettings) -> QuantizationRecord:
+    return QuantizationRecord(
+        linears=layout.counts(),
+        kv_cache=layout.kv_cache,
+        compute_precision=settings.compute_precision,
+        producer=layout.producer,
+    )
 
 
 def _told(source: str, out: Path, settings: BuildSettings) -> dict[str, Any]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from edgellm_core.errors import EdgellmError, UserError
 
 
 class QuantizedCheckpointError(UserError):
-    """The weights of the checkpoint are already quantized."""
+    """The weights of a checkpoint that is to be quantized already are."""
 
-    def __init__(self, source: str, quantization: object) -> None:
-        """Name the source and its quantization method."""
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else quantization
+    def __init__(self, source: str, quantization: str) -> None:
+        """Name the source and what of it is quantized."""
         super().__init__(
-            f"The weights of {source!r} must be float32, float16 or bfloat16; config.json says they are quantized "
-            f"({method}). Build from the unquantized checkpoint."
+            f"The weights of {source!r} must be unquantized to quantize them; they already are: {quantization}. Build "
+            "it with --precision fp16, bf16 or fp32, the precision of everything else, or take the unquantized "
+            "checkpoint."
         )
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.memory import collected_soon
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
+from edgellm_core.pipeline.quantized import layout_of, plain_names, quantized_model, remaining_dimensions
 from edgellm_core.pipeline.trace_cache import store_template, trace_key
+from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from edgellm_core.host import PluginHost, Selection
     from edgellm_core.pipeline.settings import BuildSettings
     from edgellm_core.pipeline.workspace import StageRunner, Workspace
+    from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.run import RuleResult
     from edgellm_core.tracing.template import Template
+    from edgellm_core.weights.recipe import Recipe
 
 MODEL_FILE: Final = "model.onnx"
 DATA_FILE: Final = "model.onnx.data"
@@ -36,12 +40,16 @@ class LoweredGraph:
     Attributes:
         model: the graph; its parameters are names without a value.
         rules: what each rule did.
+        quantized: what of it is quantized.
+        recipes: how the initializers of that are made.
         operators_before: operators of the stamped graph.
         operators_after: operators of the lowered graph.
     """
 
     model: onnx.ModelProto
     rules: Sequence[RuleResult]
+    quantized: QuantizedModel
+    recipes: Sequence[Recipe]
     operators_before: dict[str, int]
     operators_after: dict[str, int]
 
@@ -80,20 +88,22 @@ def export_graph(
     """
     key = trace_key(
         checkpoint.config,
-        checkpoint.tensors,
+        plain_names(checkpoint.tensors, layout_of(checkpoint)),
         selection,
         settings.compute_precision,
         full_depth=settings.full_depth,
         own_code=checkpoint.code_digest(),
     )
     template = _trace_stage(key, checkpoint, selection, settings, host, runner)
-    lowered: LoweredGraph = runner.run("surgery", lambda _report: lower(template, selection, target, host))
+    lowered: LoweredGraph = runner.run(
+        "surgery", lambda _report: lower(template, checkpoint, selection, target, host, settings.precision)
+    )
     fingerprint = digest_of(checkpoint.fingerprint(), key, target.name, code_digest())
     bound: dict[str, str] = runner.resume(
         "bind",
         workspace,
         fingerprint,
-        lambda report: bind_graph(lowered.model, template, checkpoint, selection, workspace.llm, report),
+        lambda report: bind_graph(lowered, template, checkpoint, selection, workspace.llm, report),
     )
     return Export(
         model_path=workspace.llm / MODEL_FILE,
@@ -136,7 +146,7 @@ def _trace_stage(
                 settings.compute_precision,
                 full_depth=settings.full_depth,
                 report=report,
-                tensor_names=checkpoint.tensors,
+                tensor_names=plain_names(checkpoint.tensors, layout_of(checkpoint)),
             )
 
     template: Template = runner.run("trace", body)
@@ -145,10 +155,27 @@ def _trace_stage(
     return template
 
 
-def lower(template: Template, selection: Selection, target: Target, host: PluginHost) -> LoweredGraph:
+def lower(
+    template: Template,
+    checkpoint: Checkpoint,
+    selection: Selection,
+    target: Target,
+    host: PluginHost,
+    precision: str,
+) -> LoweredGraph:
     """Stamp a template to full depth and lower it to the target's operators.
 
+    Args:
+        template: the traced model.
+        checkpoint: says what is quantized.
+        selection: the family.
+        target: what the graph is for.
+        host: brings rules of plugins.
+        precision: of everything that is not quantized.
+
     Raises:
+        UserError: what the checkpoint quantizes does not fit the graph; one class per cause.
+        NoFormError: the target does not take it.
         LeftoverOperatorsError: a semantic operator that no rule lowered.
     """
     import onnx
@@ -161,20 +188,31 @@ def lower(template: Template, selection: Selection, target: Target, host: Plugin
 
     graph = stamp(template)
     before = operator_counts(graph)
-    rules = [*core_rules(), *host.rules(), *selection.family.rules(), *target.rules()]
-    results = run_rules(graph, rules, template.dimensions())
+    element_type = ELEMENT_TYPES[precision]
+    quantized = quantized_model(graph, template, checkpoint, selection.family.ignored_tensors, element_type)
+    form = target.quantized(quantized)
+    rules = [*core_rules(), *host.rules(), *selection.family.rules(), *form.rules, *target.rules()]
+    results = run_rules(graph, rules, remaining_dimensions(template.dimensions(), quantized))
     leftover = leftover_operators(graph, target.domains)
     if leftover:
         raise LeftoverOperatorsError(target.name, leftover)
     model = gs.export_onnx(graph)
     model.ir_version = template.model.ir_version
     del model.opset_import[:]
-    model.opset_import.append(onnx.helper.make_opsetid("", target.opset))
-    return LoweredGraph(model=model, rules=results, operators_before=before, operators_after=operator_counts(graph))
+    versions = dict.fromkeys(sorted({node.domain or "" for node in graph.nodes}), 1) | {"": target.opset}
+    model.opset_import.extend(onnx.helper.make_opsetid(*item) for item in versions.items())
+    return LoweredGraph(
+        model=model,
+        rules=results,
+        quantized=quantized,
+        recipes=form.recipes,
+        operators_before=before,
+        operators_after=operator_counts(graph),
+    )
 
 
 def bind_graph(
-    model: onnx.ModelProto,
+    lowered: LoweredGraph,
     template: Template,
     checkpoint: Checkpoint,
     selection: Selection,
@@ -189,25 +227,29 @@ def bind_graph(
     Raises:
         EdgellmError: a tensor is missing, unexpected, malformed or out of range.
     """
-    from edgellm_core.weights.accounting import account
+    from edgellm_core.weights.accounting import account, in_disk_order
     from edgellm_core.weights.binder import bind
     from edgellm_core.weights.external_data import attach
     from edgellm_core.weights.tied import require_equal_duplicates
 
+    model, quantized = lowered.model, {recipe.name for recipe in lowered.recipes}
     used = {name for node in model.graph.node for name in node.input}
-    parameters = template.stamped_parameters()
+    replaced = {weight for weight in lowered.quantized.linears if weight not in used} | quantized
+    parameters = {name: spec for name, spec in template.stamped_parameters().items() if name not in replaced}
     idle = [name for name in parameters if name not in used]
     if idle:
         report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
+    tensors = {name: entry for name, entry in checkpoint.tensors.items() if name not in quantized}
     recipes = account(
         parameters,
-        checkpoint.tensors,
+        tensors,
         sources=template.sources,
         tied=template.tied,
         ignored=selection.family.ignored_tensors,
     )
-    require_equal_duplicates(checkpoint.tensors, template.tied)
-    recipes = [recipe for recipe in recipes if recipe.name in used]
+    require_equal_duplicates(tensors, template.tied)
+    recipes = [*(recipe for recipe in recipes if recipe.name in used), *lowered.recipes]
+    recipes = in_disk_order(recipes, checkpoint.tensors)
     bound = bind(recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
     attach(model, recipes, bound.layout, location=DATA_FILE)
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())

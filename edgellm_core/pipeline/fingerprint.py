@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TRACE_PACKAGES: Final = ("torch", "transformers", "onnx", "onnx-graphsurgeon", "onnxscript")
 MANIFEST_PACKAGES: Final = ("edgellm", *TRACE_PACKAGES, "onnxruntime", "safetensors", "tokenizers")
+VERIFICATION_PACKAGES: Final = ("torch", "transformers", "onnxruntime", "nvidia-modelopt")
+"""What computes both sides of the comparison."""
 
 
 def digest_of(*parts: Any) -> str:

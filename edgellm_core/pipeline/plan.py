@@ -11,7 +11,9 @@ from edgellm_core.checkpoint.own_code import code_digest
 from edgellm_core.checkpoint.preflight import read_metadata, summarize
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.host import PluginHost
+from edgellm_core.pipeline.quantized import plain_names
 from edgellm_core.pipeline.trace_cache import cached_template, trace_key
+from edgellm_core.quantization.layout import read_layout
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.targets import find_target
 
@@ -110,7 +112,8 @@ def _is_traced(metadata: Metadata, selection: Selection, settings: BuildSettings
     """Say whether the trace of a checkpoint on this machine is cached; unknown counts as no."""
     if metadata.directory is None or metadata.tensors is None:
         return False
-    names = index_tensors(read_headers(metadata.directory))
+    tensors = index_tensors(read_headers(metadata.directory))
+    names = plain_names(tensors, read_layout(metadata.directory, metadata.config, tensors))
     code = code_digest(metadata.directory) if settings.trust_remote_code else ""
     key = trace_key(
         metadata.config, names, selection, settings.compute_precision, full_depth=settings.full_depth, own_code=code

@@ -14,6 +14,7 @@ from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
+from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.workspace import StageRunner, Workspace
 from edgellm_core.quantization.layout import QUANT_CONFIG
 from edgellm_core.registry import ModelRegistry
@@ -88,9 +89,9 @@ def quantize_stage(
         QuantizedCheckpointError: its weights are quantized already.
         EdgellmError: the model can't be quantized so.
     """
-    quantization = checkpoint.config.get("quantization_config")
-    if quantization:
-        raise QuantizedCheckpointError(checkpoint.source.id, quantization)
+    layout = layout_of(checkpoint)
+    if layout is not None:
+        raise QuantizedCheckpointError(checkpoint.source.id, layout.describe())
     fingerprint = digest_of(
         checkpoint.fingerprint(), settings.decisive(), selection.family.name, selection.plugin.name, code_digest()
     )

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from edgellm_core.tracing.template import Template
 
-IRRELEVANT_KEYS: Final = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype"})
+IRRELEVANT_KEYS: Final = frozenset(
+    {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "quantization_config"}
+)
 """Keys of config.json that differ between checkpoints of one architecture and never reach the trace."""
 
 

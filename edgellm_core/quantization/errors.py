@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgellm_core.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -40,4 +41,44 @@ class QuantizedTensorMismatchError(UserError):
         super().__init__(
             f"Tensor {name!r} of {directory} must be {wanted} by its quantization; got {found}. Export the checkpoint "
             "again with the tool that quantized it."
+        )
+
+
+class NotInGraphError(UserError):
+    """The layout speaks of something that the traced model does not have in that form."""
+
+    def __init__(self, kind: str, names: Sequence[str], wanted: str) -> None:
+        """Name what is missing.
+
+        Args:
+            kind: ``layer(s)`` or ``cache(s)``.
+            names: their names.
+            wanted: what they should be.
+        """
+        shown = ", ".join(repr(name) for name in names[:3]) + (f", … ({len(names)} in all)" if len(names) > 3 else "")
+        super().__init__(
+            f"The quantized {kind} {shown} must be {wanted}; they are not, so the graph can't hold what the checkpoint "
+            "says. Leave them unquantized, or build from the unquantized checkpoint."
+        )
+
+
+class PartialBlockError(UserError):
+    """The block size does not divide a layer."""
+
+    def __init__(self, module: str, inputs: int, block_size: int) -> None:
+        """Name the layer and both sizes."""
+        super().__init__(
+            f"The inputs of layer {module!r} must be a multiple of its block size {block_size}; it has {inputs}. "
+            "Quantize it with a smaller block, or leave it unquantized."
+        )
+
+
+class SharedByTwoError(UserError):
+    """Two quantized layers share one weight."""
+
+    def __init__(self, first: str, second: str) -> None:
+        """Name both layers."""
+        super().__init__(
+            f"The model ties the weights of {first!r} and {second!r}, so only one of them can be quantized; the "
+            'checkpoint quantizes both. If they are meant to differ, set "tie_word_embeddings": false in config.json.'
         )

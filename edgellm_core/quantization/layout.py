@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,22 @@ class QuantizationLayout:
     linears: Mapping[str, LinearFormat]
     kv_cache: str | None = None
     producer: str = ""
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of layers by kind of weight, the most frequent first."""
+        return dict(Counter(form.weight for form in self.linears.values()).most_common())
+
+    @property
+    def scheme(self) -> str:
+        """Kind of the weights; ``mixed`` for several, ``none`` where only the cache is quantized."""
+        kinds = list(self.counts())
+        return kinds[0] if len(kinds) == 1 else "mixed" if kinds else "none"
+
+    def describe(self) -> str:
+        """Return what is quantized in one phrase, for example ``14 layers fp8, KV cache fp8 (modelopt 0.47.0)``."""
+        parts = [f"{count} layers {kind}" for kind, count in self.counts().items()]
+        parts += [f"KV cache {self.kv_cache}"] if self.kv_cache else []
+        return ", ".join(parts) + (f" ({self.producer})" if self.producer else "")
 
 
 def read_layout(directory: Path, config: Mapping[str, Any], tensors: TensorIndex) -> QuantizationLayout | None:

@@ -166,6 +166,14 @@ class Editor:
         self._into.append(gs.Node(op, name, attributes, list(inputs), [result]))
         return result
 
+    def nodes(
+        self, op: str, inputs: Sequence[gs.Tensor], outputs: Sequence[str], *, name: str, domain: str, **attributes: Any
+    ) -> list[gs.Tensor]:
+        """Add a node of any domain with several outputs, and return them; their element types stay unknown."""
+        results = [gs.Variable(output) for output in outputs]
+        self._into.append(gs.Node(op, name, attributes, list(inputs), results, domain=domain))
+        return list(results)
+
     def shared(self, key: object, make: Callable[[], gs.Tensor]) -> gs.Tensor:
         """Return a value that all layers share; ``make`` adds its nodes once, from graph inputs and constants only."""
         if key not in self._shared:

@@ -23,6 +23,7 @@ from edgellm_core.verification.cut import hidden_name
 from edgellm_core.verification.memory import free_weights
 from edgellm_core.verification.reference import ReferenceRunner, load_reference, suitable_threads
 from edgellm_core.verification.session import GraphSession, Tensors
+from edgellm_core.verification.synchronized import Synchronizer
 from edgellm_core.verification.tolerances import LOCAL_NOISE
 from edgellm_core.verification.weights import differing_weights
 
@@ -78,11 +79,12 @@ def find_culprit(subject: Subject, steps: Sequence[StepInputs]) -> Culprit | Non
     names = [hidden_name(layer) for layer in range(-1, subject.layers)]
     if not {name for node in subject.graph.graph.node for name in node.output}.issuperset(names):
         return None
-    found = _run_graph(subject, steps, names)
+    synchronizer = Synchronizer(subject.rounding_points)
+    found = _run_graph(subject, steps, [*names, *synchronizer.points.values()])
     release_memory()
     from edgellm_core.tracing.layers import find_stack
 
-    model = load_reference(subject)
+    model = load_reference(subject, synchronizer)
     path, layers = find_stack(model)
     if not path:
         return None
@@ -91,7 +93,7 @@ def find_culprit(subject: Subject, steps: Sequence[StepInputs]) -> Culprit | Non
         tensors = _differing(subject, model, path, first)
         culprit = Culprit(part=part_name(first, subject.layers), finite=False, tensors=tensors)
     else:
-        culprit = _compare_parts(subject, model, path, layers, found)
+        culprit = _compare_parts(subject, model, path, layers, found, synchronizer)
     free_weights(model)
     return culprit
 
@@ -118,7 +120,7 @@ def choose_part(errors: Sequence[float]) -> int:
 
 
 def _run_graph(subject: Subject, steps: Sequence[StepInputs], names: Sequence[str]) -> list[GraphStep]:
-    session = GraphSession(subject.graph, subject.folder, extra=names)
+    session = GraphSession(subject.graph, subject.folder, extra=names, widened=subject.layout is not None)
     session.start(len(steps[0].input_ids))
     found = []
     for inputs in steps:
@@ -128,28 +130,57 @@ def _run_graph(subject: Subject, steps: Sequence[StepInputs], names: Sequence[st
 
 
 def _compare_parts(
-    subject: Subject, model: PreTrainedModel, path: str, layers: nn.ModuleList, found: Sequence[GraphStep]
+    subject: Subject,
+    model: PreTrainedModel,
+    path: str,
+    layers: nn.ModuleList,
+    found: Sequence[GraphStep],
+    synchronizer: Synchronizer,
 ) -> Culprit:
     runner = ReferenceRunner(model)
     for step in found:
+        synchronizer.begin(step.hidden, step.inputs.real)
         with _fed_by_graph(layers, step) as errors, suitable_threads(model):
             logits = runner.run(step.inputs)
         real = step.inputs.real
         errors.append(_relative(step.logits[real], logits[real], logits[real]))
-    if max(errors) <= LOCAL_NOISE.get(subject.precision, 0.0):
+    for layer in range(subject.layers + 1):
+        errors[layer + 1] = max(errors[layer + 1], _wrong_share(synchronizer, path, layer, subject.layers))
+    if max(errors) <= LOCAL_NOISE.get(subject.tolerance_row, 0.0):
         return _search_weights(subject, model, path)
     layer = choose_part(errors) - 1
     return Culprit(part=part_name(layer, subject.layers), tensors=_differing(subject, model, path, layer))
 
 
+def _wrong_share(synchronizer: Synchronizer, path: str, layer: int, layers: int) -> float:
+    """Return the largest share of numbers that a part of the graph rounds otherwise, beyond ties."""
+    counts = synchronizer.counts
+    return max((counts[place].share for place in counts if _is_of_part(place, path, layer, layers)), default=0.0)
+
+
 def _differing(subject: Subject, model: PreTrainedModel, path: str, layer: int) -> tuple[str, ...]:
     names = [name for name in _initializers(subject) if _is_of_part(name, path, layer, subject.layers)]
-    return tuple(differing_weights(subject.graph, subject.folder, model.state_dict(), names))
+    return tuple(_differing_of(subject, model, names))
+
+
+def _differing_of(subject: Subject, model: PreTrainedModel, names: Sequence[str]) -> list[str]:
+    if subject.layout is None:
+        return differing_weights(subject.graph, subject.folder, model.state_dict(), names)
+    from edgellm_core.verification.quantized_weights import StoredTensors
+    from edgellm_core.verification.stored_weights import differing_stored, is_stored
+
+    layout = subject.layout
+    plain = [name for name in names if not is_stored(name, layout)]
+    stored = StoredTensors(subject.tensors)
+    return [
+        *differing_weights(subject.graph, subject.folder, model.state_dict(), plain),
+        *differing_stored(subject.graph, subject.folder, stored, layout, names),
+    ]
 
 
 def _search_weights(subject: Subject, model: PreTrainedModel, path: str) -> Culprit:
     """Where no part stands out from rounding, look at all weights: one that is a little off does not stand out."""
-    tensors = differing_weights(subject.graph, subject.folder, model.state_dict(), _initializers(subject))
+    tensors = _differing_of(subject, model, _initializers(subject))
     if not tensors:
         return Culprit(part="", within_rounding=True)
     parts = range(-1, subject.layers + 1)

@@ -175,3 +175,14 @@ class RoundingReferenceMissingError(UserError):
             "Comparing a graph with rounded inputs needs NVIDIA's ModelOpt, whose own rounding is the reference; it is "
             "not installed. Install edgellm[quantize], or use --verify off to go without a comparison."
         )
+
+
+class QuantizedSourceMissingError(UserError):
+    """The bundle's weights were quantized in its build, and the source is the unquantized checkpoint."""
+
+    def __init__(self, bundle: Path, source: str, precision: str) -> None:
+        """Name the bundle and how to get a checkpoint to compare with."""
+        super().__init__(
+            f"The bundle {str(bundle)!r} must be compared with the checkpoint that its build quantized to {precision}; "
+            f"{source!r} is not quantized. Give the quantized checkpoint with --source, if edgellm quantize wrote one."
+        )

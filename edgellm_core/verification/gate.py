@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from edgellm_core.bundle.manifest import VerificationRecord
 from edgellm_core.memory import release_memory
 from edgellm_core.settings import LARGEST_FP16
-from edgellm_core.tracing.template import LayerNaming
 from edgellm_core.verification.activation_range import watched_range
-from edgellm_core.verification.bisect import find_culprit, part_name
 from edgellm_core.verification.cases import DECODE_STEPS, plan_cases, spread_case
 from edgellm_core.verification.comparison import RowComparison, RowName, compare_row
-from edgellm_core.verification.errors import (
-    ActivationRangeError,
-    NonFiniteActivationsError,
-    VerificationFailedError,
-    rounding_explanation,
-)
+from edgellm_core.verification.failure import failed_row, out_of_range
 from edgellm_core.verification.memory import free_weights
 from edgellm_core.verification.prompts import MOST_TOKENS, choose_prompts
+from edgellm_core.verification.quantized_gate import verify_quantized
 from edgellm_core.verification.reference import ReferenceRunner, load_reference, real_rows, record, suitable_threads
 from edgellm_core.verification.session import GraphSession
 from edgellm_core.verification.subject import Mode, Subject, make_subject
@@ -120,7 +112,7 @@ def verify_graph(
         model_path: the graph; its data lies beside it.
         checkpoint: the original.
         family: its family.
-        precision: precision of the graph.
+        precision: precision of the graph; a quantized checkpoint says itself what it is.
         mode: ``full``, ``layers`` (the first layers and the head), or ``off``.
         tolerance: largest ``max_rel_err`` that passes; None for that of the precision.
         report: told about progress, ties, and what could not be exercised.
@@ -133,10 +125,10 @@ def verify_graph(
         ReferenceNotFiniteError: the original itself yields NaN or infinity.
         EdgellmError: the graph can't be cut, loaded or run.
     """
-    limit = tolerance_of(precision) if tolerance is None else tolerance
     if mode == "off":
-        return VerificationResult(mode=mode, reference="", prompts=0, tolerance=limit, rows=())
+        return VerificationResult(mode=mode, reference="", prompts=0, tolerance=tolerance or 0.0, rows=())
     subject = make_subject(model_path, checkpoint, family, precision=precision, mode=mode)
+    limit = tolerance_of(subject.tolerance_row) if tolerance is None else tolerance
     text = subject.config.get_text_config()
     context: int | None = getattr(text, "max_position_embeddings", None)
     longest = max(1, context - DECODE_STEPS) if context else MOST_TOKENS
@@ -168,7 +160,9 @@ def _note_window(subject: Subject, cases: Sequence[Case], report: Reporter) -> N
 
 
 def _verify(subject: Subject, cases: Sequence[Case], limit: float, report: Reporter) -> list[RowComparison]:
-    """Run cases on the original, free it, and compare the graph with what it said."""
+    """Run cases on the original, free it, and compare the graph with what it said; a quantized graph runs first."""
+    if subject.layout is not None:
+        return verify_quantized(subject, cases, limit, report)
     model = load_reference(subject)
     done = 0
 
@@ -187,8 +181,6 @@ def _verify(subject: Subject, cases: Sequence[Case], limit: float, report: Repor
 
 def _check_range(subject: Subject, model: PreTrainedModel, recordings: Sequence[Recording], limit: float) -> None:
     """Refuse float16 where the original's values leave its range, on each prompt alone."""
-    from edgellm_core.tracing.layers import find_stack
-
     runner = ReferenceRunner(model)
     for recording in recordings:
         if len(recording.case.rows) > 1:  # what it computes at padding does not matter
@@ -197,10 +189,7 @@ def _check_range(subject: Subject, model: PreTrainedModel, recordings: Sequence[
         with watched_range(model, LARGEST_FP16) as found:
             runner.run(recording.steps[0].inputs)
         if found:
-            path, _ = find_stack(model)
-            layer = LayerNaming(path).layer(f"{found[0].module}.weight")
-            part = None if layer is None else part_name(layer, subject.layers)
-            raise ActivationRangeError(found[0], check=recording.label(0, 0), tolerance=limit, part=part)
+            raise out_of_range(subject, model, found[0], recording.label(0, 0), limit)
 
 
 def _compare(
@@ -225,7 +214,7 @@ def _compare(
         session = None
         release_memory()
         recording, step, row = failed
-        raise _failure(subject, recording, (step, row), rows[-1], tolerance)
+        raise failed_row(subject, recording, (step, row), rows[-1], tolerance)
     return rows
 
 
@@ -244,29 +233,3 @@ def _compare_recording(session: GraphSession, recording: Recording, tolerance: f
             if not rows[-1].passes(tolerance):
                 return rows
     return rows
-
-
-def _failure(
-    subject: Subject, recording: Recording, place: tuple[int, int], row: RowComparison, tolerance: float
-) -> VerificationFailedError:
-    """Search for the first part that diverges, and build the error."""
-    step, index = place
-    check = recording.label(step, index)
-    culprit = find_culprit(subject, [one.inputs for one in recording.steps[: step + 1]])
-    if np.isnan(row.max_rel_err):
-        return NonFiniteActivationsError(
-            check=check,
-            tolerance=tolerance,
-            precision=subject.precision,
-            part=culprit.part if culprit else None,
-            tensors=culprit.tensors if culprit else (),
-        )
-    problem = f"max_rel_err {row.max_rel_err:.2g} exceeds the tolerance {tolerance:g}"
-    if row.max_rel_err <= tolerance:
-        problem = f"another token is most likely at {row.flips} position(s), by more than the tolerance {tolerance:g}"
-    named: dict[str, Any] = {}
-    if culprit is not None and culprit.within_rounding:
-        named["explanation"] = rounding_explanation(subject.precision)
-    elif culprit is not None:
-        named = {"part": culprit.part, "tensors": culprit.tensors}
-    return VerificationFailedError(problem, check=check, max_rel_err=row.max_rel_err, tolerance=tolerance, **named)

@@ -47,10 +47,10 @@ def input_transform(form: LinearFormat, stored: Mapping[str, torch.Tensor], scal
         return None
 
     def transform(value: torch.Tensor) -> torch.Tensor:
-        if order is not None:
-            value = value.index_select(-1, order)
         if factors is not None:
             value = value * factors
+        if order is not None:
+            value = value.index_select(-1, order)
         return value if rounding is None else rounding(value)
 
     return transform

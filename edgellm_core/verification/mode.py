@@ -9,6 +9,7 @@ from edgellm_core.checkpoint.dimensions import read_dimensions
 from edgellm_core.checkpoint.estimate import estimate_stages, stage
 from edgellm_core.checkpoint.machine import available_memory
 from edgellm_core.errors import UnknownNameError
+from edgellm_core.quantization.layout import read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,14 @@ def choose_mode(
     return "layers"
 
 
+def _weight_shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    """Return the shapes of all weights, unpacked: the original is compared with dequantized ones."""
+    layout = read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors)
+    forms = {f"{module}.weight": form for module, form in layout.linears.items()} if layout else {}
+    entries = checkpoint.tensors.values()
+    return [forms[entry.name].dimensions(entry.shape) if entry.name in forms else entry.shape for entry in entries]
+
+
 def whole_model_fits(checkpoint: Checkpoint, precision: str, *, max_memory: int | None) -> tuple[bool, str]:
     """Return whether the whole original, and then the whole graph, fit in memory, and the numbers in words.
 
@@ -57,7 +66,7 @@ def whole_model_fits(checkpoint: Checkpoint, precision: str, *, max_memory: int 
         precision: precision of the graph.
         max_memory: budget in bytes; None for what is free.
     """
-    shapes = [entry.shape for entry in checkpoint.tensors.values()]
+    shapes = _weight_shapes(checkpoint)
     parameters = sum(map(math.prod, shapes))
     stages = estimate_stages(parameters, read_dimensions(checkpoint.config, shapes), precision=precision)
     needed = stage(stages, "verify full").ram

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import DynamicCache
@@ -14,6 +13,7 @@ from edgellm_core.verification.dequantize import rounded
 from edgellm_core.verification.errors import ReferenceLoadError
 from edgellm_core.verification.input_rounding import input_transform, static_rounding
 from edgellm_core.verification.quantized_weights import KV_SCALES
+from edgellm_core.verification.rounding_points import KV_SCALE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from edgellm_core.verification.input_rounding import Rounding
     from edgellm_core.verification.quantized_weights import StoredTensors
     from edgellm_core.verification.subject import Subject
+    from edgellm_core.verification.synchronized import Synchronizer
 
-KV_SCALE: Final = re.compile(r".*\.(?P<layer>\d+)\.\w+\.(?P<projection>[kv])_proj\.(?P=projection)_scale")
-"""Name of the scale of a layer's keys or values, as ModelOpt writes it."""
+    CacheRoundings = Mapping[tuple[int, str], tuple[str, Rounding]]
+    """Layer, and ``k`` or ``v`` → name of the scale, and the rounding with it."""
 
 
 def own_head(config: PreTrainedConfig, model: PreTrainedModel, layout: QuantizationLayout) -> PreTrainedConfig:
@@ -46,8 +47,21 @@ def own_head(config: PreTrainedConfig, model: PreTrainedModel, layout: Quantizat
     return config
 
 
-def install_rounding(model: PreTrainedModel, subject: Subject, stored: StoredTensors, scale_type: torch.dtype) -> None:
+def install_rounding(
+    model: PreTrainedModel,
+    subject: Subject,
+    stored: StoredTensors,
+    scale_type: torch.dtype,
+    synchronizer: Synchronizer,
+) -> None:
     """Round inputs of quantized layers, and keys and values before they enter the cache.
+
+    Args:
+        model: the original.
+        subject: what is compared.
+        stored: its tensors.
+        scale_type: type that scales are rounded to.
+        synchronizer: sees, and may replace, every rounded number.
 
     Raises:
         ReferenceLoadError: transformers has no linear layer of that name, or a scale is missing.
@@ -62,12 +76,13 @@ def install_rounding(model: PreTrainedModel, subject: Subject, stored: StoredTen
         transform = input_transform(form, stored.of_linear(name, form, weight=False), scale_type)
         if transform is None:
             continue
-        if not isinstance(modules.get(name), nn.Linear):
+        module = modules.get(name, modules.get(f"{model.base_model_prefix}.{name}"))
+        if not isinstance(module, nn.Linear):
             raise ReferenceLoadError(subject.directory, f"it has no linear layer {name!r} whose input could be rounded")
-        modules[name].register_forward_pre_hook(_hook(transform))
+        module.register_forward_pre_hook(_hook(name, transform, synchronizer))
     if subject.layout.kv_cache is not None:
-        scales = _kv_roundings(subject, stored, scale_type)
-        model.register_forward_pre_hook(_with_cache(model, scales), with_kwargs=True)
+        roundings = _kv_roundings(subject, stored, scale_type)
+        model.register_forward_pre_hook(_with_cache(model, roundings, synchronizer), with_kwargs=True)
 
 
 def _is_cut_off(name: str, path: str, layers: int) -> bool:
@@ -76,9 +91,9 @@ def _is_cut_off(name: str, path: str, layers: int) -> bool:
     return bool(path) and name.startswith(f"{path}.") and int(number) >= layers
 
 
-def _hook(transform: Rounding) -> Any:
+def _hook(place: str, transform: Rounding, synchronizer: Synchronizer) -> Any:
     def before(_module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return transform(arguments[0]), *arguments[1:]
+        return synchronizer.settle(place, transform(arguments[0])), *arguments[1:]
 
     return before
 
@@ -86,26 +101,35 @@ def _hook(transform: Rounding) -> Any:
 class RoundedCache(DynamicCache):
     """transformers' own cache, which rounds keys and values before it keeps and returns them."""
 
-    def __init__(self, config: PreTrainedConfig, roundings: Mapping[tuple[int, str], Rounding]) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        roundings: CacheRoundings,
+        synchronizer: Synchronizer,
+    ) -> None:
         super().__init__(config=config)
-        self._roundings = roundings
+        self._roundings, self._synchronizer = roundings, synchronizer
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the rounded keys and values [batch, heads, seq, head_dim] of a layer; return all of it."""
-        keys = self._roundings[layer_idx, "k"](key_states)
-        values = self._roundings[layer_idx, "v"](value_states)
+        keys = self._rounded(layer_idx, "k", key_states)
+        values = self._rounded(layer_idx, "v", value_states)
         return super().update(keys, values, layer_idx, *args, **kwargs)
 
+    def _rounded(self, layer: int, kind: str, states: torch.Tensor) -> torch.Tensor:
+        scale, rounding = self._roundings[layer, kind]
+        return self._synchronizer.settle(scale, rounding(states), sequence_axis=2)
 
-def _kv_roundings(subject: Subject, stored: StoredTensors, scale_type: torch.dtype) -> dict[tuple[int, str], Rounding]:
-    found = {}
+
+def _kv_roundings(subject: Subject, stored: StoredTensors, scale_type: torch.dtype) -> CacheRoundings:
+    found: dict[tuple[int, str], tuple[str, Rounding]] = {}
     for name in subject.tensors:
         match = KV_SCALE.fullmatch(name)
         if match and int(match["layer"]) < subject.layers:
             scale = rounded(stored.read(name), scale_type).reshape(())
-            found[int(match["layer"]), match["projection"]] = static_rounding(True, scale)
+            found[int(match["layer"]), match["kind"]] = name, static_rounding(True, scale)
     for layer in range(subject.layers):
         for suffix in KV_SCALES:
             if (layer, suffix[0]) not in found:
@@ -113,10 +137,10 @@ def _kv_roundings(subject: Subject, stored: StoredTensors, scale_type: torch.dty
     return found
 
 
-def _with_cache(model: PreTrainedModel, roundings: Mapping[tuple[int, str], Rounding]) -> Any:
+def _with_cache(model: PreTrainedModel, roundings: CacheRoundings, synchronizer: Synchronizer) -> Any:
     def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if named.get("past_key_values") is None:
-            named = {**named, "past_key_values": RoundedCache(model.config, roundings)}
+            named = {**named, "past_key_values": RoundedCache(model.config, roundings, synchronizer)}
         return arguments, named
 
     return before

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.verification.cases import Case, Logits, StepInputs
     from edgellm_core.verification.subject import Subject
+    from edgellm_core.verification.synchronized import Synchronizer
 
 
 ELEMENT_TYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -35,17 +36,21 @@ ONE_THREAD_PARAMETERS: Final = 500_000_000
 each other. On two busy cores SmolLM2-135M took 96 s of wall and 43 s of CPU on two threads, 10 s and 6 s on one."""
 
 
-def load_reference(subject: Subject) -> PreTrainedModel:
+def load_reference(subject: Subject, synchronizer: Synchronizer | None = None) -> PreTrainedModel:
     """Load the original with ``from_pretrained``; for bf16 its values are rounded to bfloat16 and stay in float32.
 
     transformers reads a quantized checkpoint as dequantized weights, one at a time; its inputs, keys and values are
     rounded as the checkpoint says.
 
+    Args:
+        subject: what is compared.
+        synchronizer: sees, and may replace, every number that a quantized checkpoint rounds.
+
     Raises:
         ReferenceLoadError: transformers refuses, or a weight is missing or has another shape.
         RoundingReferenceMissingError: inputs, keys or values are rounded, and ModelOpt is not installed.
     """
-    model = _load_quantized(subject) if subject.layout is not None else _load_plain(subject)
+    model = _load_quantized(subject, synchronizer) if subject.layout is not None else _load_plain(subject)
     model.eval()
     if subject.layers < subject.depth:
         _take_scalars_of_whole_model(model, subject)
@@ -60,11 +65,12 @@ def _load_plain(subject: Subject) -> PreTrainedModel:
     return model
 
 
-def _load_quantized(subject: Subject) -> PreTrainedModel:
+def _load_quantized(subject: Subject, synchronizer: Synchronizer | None) -> PreTrainedModel:
     import torch
 
     from edgellm_core.verification.quantized_reference import install_rounding, own_head
     from edgellm_core.verification.quantized_weights import StoredTensors, lazy_state
+    from edgellm_core.verification.synchronized import Synchronizer
 
     assert subject.layout is not None  # for mypy
     dtype: torch.dtype = getattr(torch, ELEMENT_TYPES[subject.element_type])
@@ -73,7 +79,7 @@ def _load_quantized(subject: Subject) -> PreTrainedModel:
     state = lazy_state(subject.tensors, subject.layout, stored, dtype)
     model = _from_pretrained(subject, config, None, state_dict=state)
     _round_buffers(model, dtype)
-    install_rounding(model, subject, stored, dtype)
+    install_rounding(model, subject, stored, dtype, synchronizer or Synchronizer())
     return model
 
 
@@ -237,9 +243,18 @@ def record(
 
 
 def _record_step(runner: ReferenceRunner, recording: Recording, inputs: StepInputs, subject: Subject) -> None:
-    logits = real_rows(runner.run(inputs), inputs)
-    recording.steps.append(Step(inputs=inputs, logits=logits))
-    for row, values in enumerate(logits):
+    append_step(recording, inputs, runner.run(inputs), subject)
+
+
+def append_step(recording: Recording, inputs: StepInputs, logits: Logits, subject: Subject) -> None:
+    """Append what the original computed in one step, [batch, seq, vocab].
+
+    Raises:
+        ReferenceNotFiniteError: its logits are not finite.
+    """
+    rows = real_rows(logits, inputs)
+    recording.steps.append(Step(inputs=inputs, logits=rows))
+    for row, values in enumerate(rows):
         if not np.isfinite(values).all():
             raise ReferenceNotFiniteError(subject.directory, recording.label(len(recording.steps) - 1, row))
 

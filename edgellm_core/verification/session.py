@@ -8,7 +8,7 @@ import numpy as np
 
 from edgellm_core.runtime.errors import GraphLoadError, GraphRunError
 from edgellm_core.runtime.prefill import split_steps, step_size
-from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output
+from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output, state_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ class GraphSession:
             value = self._inputs[name]
             _, *sizes = value.shape
             shape = [batch, *(size if isinstance(size, int) else 0 for size in sizes)]
-            self._states[name] = np.zeros(shape, STATE_TYPES[value.type])
+            self._states[name] = state_value(np.zeros(shape, STATE_TYPES[value.type]), value.type)
 
     def run(self, inputs: StepInputs) -> tuple[Logits, Tensors]:
         """Run one step; where the graph takes one token a step, as many steps as there are tokens.
@@ -119,6 +119,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
 
     from edgellm_core.runtime.float32_twin import FLOAT16, has_bfloat16, raise_to_float32
     from edgellm_core.runtime.plain_operators import expand, needs_expansion
+    from edgellm_core.runtime.session import FLOAT32_INPUTS
 
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
@@ -137,6 +138,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
     options.enable_cpu_mem_arena = False  # the arena keeps what the longest prompt took
     # 512 tokens of SmolLM2-135M on two busy cores: 3.3 s with threads that wait asleep, 5.2 s with spinning ones
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(*FLOAT32_INPUTS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from edgellm_core.verification.tolerances import QUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +65,18 @@ class Subject:
         return PRECISIONS[logits.type.tensor_type.elem_type]
 
     @property
+    def tolerance_row(self) -> str:
+        """Row of the table of tolerances."""
+        return self.precision if self.layout is None else QUANTIZED
+
+    @property
+    def rounding_points(self) -> dict[str, str]:
+        """Tensor of the graph for each place where numbers are rounded; see :func:`rounding_points`."""
+        from edgellm_core.verification.rounding_points import rounding_points
+
+        return rounding_points(self.graph, self.layout) if self.layout else {}
+
+    @property
     def one_token(self) -> bool:
         """Whether the graph takes one token a step."""
         ids = next(value for value in self.graph.graph.input if value.name == "input_ids")
@@ -77,9 +92,28 @@ class Subject:
         parts = [f"transformers {transformers.__version__} {causal_lm_class(self.config).__name__} in float32"]
         if self.layers < self.depth:
             parts.append(f"first {self.layers} of {self.depth} layers + head")
-        if self.precision == "bf16":
+        if self.layout is not None:
+            parts.append(self._quantized_reference(self.layout))
+        elif self.precision == "bf16":
             parts.append("weights rounded to bfloat16; the graph ran with its types raised to float32")
         return ", ".join(parts)
+
+    def _quantized_reference(self, layout: QuantizationLayout) -> str:
+        forms = layout.linears.values()
+        parts = [f"dequantized weights of {len(layout.linears)} linear layers"]
+        if layout.kv_cache or any(form.input == "static" for form in forms):
+            parts.append(f"rounding by modelopt {importlib.metadata.version('nvidia-modelopt')}")
+        dynamic = sorted({form.weight for form in forms if form.input == "dynamic"})
+        parts += [f"inputs rounded to {kind} in float64" for kind in dynamic]
+        if layout.kv_cache:
+            parts.append(f"keys and values rounded to {layout.kv_cache}")
+        if self.rounding_points:
+            parts.append("ties fall as in the graph")
+        if self.element_type != "fp32":
+            parts.append(f"other weights and scales in {self.element_type}; the graph ran with types raised to float32")
+        if dynamic or any(form.weight == "nvfp4" for form in forms):
+            parts.append("operators that ONNX Runtime lacks ran as plain ones over the same stored weights")
+        return "; ".join(parts)
 
 
 def make_subject(

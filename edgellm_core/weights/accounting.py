@@ -18,7 +18,7 @@ from edgellm_core.weights.errors import (
 from edgellm_core.weights.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from edgellm_core.checkpoint.tensors import TensorIndex
 
@@ -66,9 +66,9 @@ def account(
         ShapeMismatchError: a tensor has another shape than its parameter.
         UnsupportedCastError: a tensor's element type can't become its parameter's.
     """
-    needless = _full_match(ignored)
+    needless = full_match(ignored)
     groups = _tied_groups(tied)
-    prefix = _common_prefix(tensors, {*parameters, *groups}, needless)
+    prefix = model_prefix(tensors, {*parameters, *groups}, needless)
     stored: dict[str, tuple[str, ...]] = {prefix + name: (name,) for name in tensors}
     stored.update({name: tuple(parts) for name, parts in sources.items()})
     found: dict[str, tuple[str, ...]] = {}
@@ -91,7 +91,8 @@ def account(
     return _recipes(parameters, found, tensors)
 
 
-def _full_match(patterns: Iterable[str]) -> re.Pattern[str]:
+def full_match(patterns: Iterable[str]) -> re.Pattern[str]:
+    """Return one expression that matches what any of the patterns matches."""
     joined = "|".join(f"(?:{pattern})" for pattern in patterns)
     return re.compile(joined or r"(?!)")  # (?!) matches nothing
 
@@ -106,7 +107,7 @@ def _tied_groups(tied: Mapping[str, str]) -> dict[str, list[str]]:
     return groups
 
 
-def _common_prefix(tensors: TensorIndex, wanted: set[str], needless: re.Pattern[str]) -> str:
+def model_prefix(tensors: Collection[str], wanted: set[str], needless: re.Pattern[str]) -> str:
     """Return what must stand before all names of the checkpoint to make them the model's; mostly nothing."""
     names = [name for name in tensors if not needless.fullmatch(name)]
     if not names or any(name in wanted for name in names):
@@ -165,9 +166,14 @@ def _recipes(
         shape = tuple(parameters[name].shape)
         recipes.append(Recipe(name=name, element_type=element_type, shape=shape, sources=parts))
 
+    return in_disk_order(recipes, tensors)
+
+
+def in_disk_order(recipes: Iterable[Recipe], tensors: TensorIndex) -> list[Recipe]:
+    """Return recipes in the order in which their tensors lie on disk: front to back lets it read ahead."""
+
     def position(recipe: Recipe) -> tuple[str, int]:
         entry = tensors[recipe.sources[0]]
         return str(entry.file), entry.offset
 
-    # Reading front to back lets the disk read ahead.
     return sorted(recipes, key=position)

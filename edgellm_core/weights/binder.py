@@ -9,11 +9,23 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edgellm_core.settings import ELEMENT_BYTES
-from edgellm_core.weights.cast import BITS, as_float, can_cast, find_cast, first_non_finite, one_torch_thread
+from edgellm_core.settings import ELEMENT_BYTES, PAIRED_TYPES
+from edgellm_core.weights.cast import (
+    BITS,
+    as_float,
+    can_cast,
+    find_cast,
+    first_e4m3_nan,
+    first_non_finite,
+    first_not_positive,
+    join_pairs,
+    one_torch_thread,
+)
 from edgellm_core.weights.errors import (
+    FourBitRangeError,
     NonFiniteWeightError,
     RecipeMismatchError,
+    ScaleNotPositiveError,
     UnsupportedCastError,
     WeightOverflowError,
 )
@@ -110,6 +122,8 @@ def bind(
     Raises:
         NonFiniteWeightError: a weight is NaN or infinite.
         WeightOverflowError: a weight is too large for its new element type.
+        ScaleNotPositiveError: a divisor is not above 0 in its new element type.
+        FourBitRangeError: a number to be joined to pairs has more than four bits.
         TruncatedTensorError: a file of the checkpoint is too short.
         UnreadableFileError: a file of the checkpoint can't be read.
         WeightsNotWrittenError: the data file can't be written.
@@ -143,14 +157,17 @@ def _check_recipe(recipe: Recipe, tensors: TensorIndex) -> None:
             raise UnsupportedCastError(entry.name, entry.element_type, recipe.element_type)
     shapes = [entry.shape[::-1] if recipe.transpose else entry.shape for entry in entries]
     made = shapes[0] if len(shapes) == 1 else (sum(shape[0] for shape in shapes if shape), *shapes[0][1:])
-    trailing_agree = all(shape[1:] == shapes[0][1:] for shape in shapes)
+    fits = _fits(made, recipe.written_shape) and all(shape[1:] == shapes[0][1:] for shape in shapes)
     two_dimensional = all(len(shape) == 2 for shape in shapes)
-    if not _fits(made, recipe.shape) or not trailing_agree or (recipe.transpose and not two_dimensional):
+    whole_bytes = recipe.element_type not in PAIRED_TYPES or recipe.shape[-1] % 2 == 0
+    if not fits or not whole_bytes or (recipe.transpose and not two_dimensional):
         raise RecipeMismatchError(recipe.name, recipe.shape, [(entry.name, entry.shape) for entry in entries])
 
 
 def _fits(made: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Say whether joined parts are a parameter, or a stack whose first two dimensions were joined."""
+    """Say whether joined parts are a parameter, a stack whose first two dimensions were joined, or one number."""
+    if made == (1,) and wanted == ():
+        return True
     if len(wanted) == len(made) + 1 and len(made) > 0:
         return (wanted[0] * wanted[1], *wanted[2:]) == made
     return made == wanted
@@ -183,23 +200,31 @@ def _copy_tensor(
         stream = TransposedStream(files, entry, block_bytes=BLOCK_CHUNKS * chunk_bytes)
     else:
         stream = RowMajorStream(files, entry)
-    source_size, target_size = ELEMENT_BYTES[entry.element_type], ELEMENT_BYTES[recipe.element_type]
-    same = entry.element_type == recipe.element_type
+    count_per_unit, source_size, target_size = _unit(recipe, entry)
+    same = not recipe.join and (entry.element_type not in BITS or entry.element_type == recipe.element_type)
     scratch = np.empty(0 if same else chunk_bytes, np.uint8)
-    elements = math.prod(entry.shape)
+    units = math.prod(entry.shape) // count_per_unit
     step = chunk_bytes // max(source_size, target_size)
-    for start in range(0, elements, step):
-        count = min(step, elements - start)
+    for start in range(0, units, step):
+        count = min(step, units - start)
         target = sink.buffer()[: count * target_size]
         source = target if same else scratch[: count * source_size]
         stream.read_into(source)
-        _convert(recipe, entry, source, target, start)
+        _convert(recipe, entry, source, target, start * count_per_unit)
         sink.commit(target.size)
         tell(sink.position)
 
 
+def _unit(recipe: Recipe, entry: TensorEntry) -> tuple[int, int, int]:
+    """Return the elements of a source that are converted together, and their bytes before and after."""
+    if recipe.join:
+        return 2, 2, 1
+    size = ELEMENT_BYTES[entry.element_type]
+    return 1, size, ELEMENT_BYTES.get(recipe.element_type, size)
+
+
 def _convert(recipe: Recipe, entry: TensorEntry, source: Bytes, target: Bytes, start: int) -> None:
-    """Cast one chunk and refuse values that are not finite, before or after.
+    """Cast one chunk and refuse values that are out of range, before or after.
 
     Args:
         recipe: recipe of the initializer.
@@ -209,21 +234,39 @@ def _convert(recipe: Recipe, entry: TensorEntry, source: Bytes, target: Bytes, s
         start: index of the chunk's first element in the order of writing.
     """
     if entry.element_type not in BITS:
+        _convert_small(recipe, entry, source, target, start)
         return
     values = source.view(BITS[entry.element_type])
     index = first_non_finite(values, entry.element_type)
     if index is not None:
         value = as_float(int(values[index]), entry.element_type)
         raise NonFiniteWeightError(entry.name, _index_in_file(recipe, entry, start + index), value, entry.file)
-    if source is target:
-        return
     made = target.view(BITS[recipe.element_type])
-    find_cast(entry.element_type, recipe.element_type)(values, made)
-    index = first_non_finite(made, recipe.element_type)
+    if source is not target:
+        find_cast(entry.element_type, recipe.element_type)(values, made)
+        index = first_non_finite(made, recipe.element_type)
+        if index is not None:
+            value = as_float(int(values[index]), entry.element_type)
+            position = _index_in_file(recipe, entry, start + index)
+            raise WeightOverflowError(entry.name, position, value, recipe.element_type)
+    index = first_not_positive(made) if recipe.positive else None
     if index is not None:
         value = as_float(int(values[index]), entry.element_type)
-        position = _index_in_file(recipe, entry, start + index)
-        raise WeightOverflowError(entry.name, position, value, recipe.element_type)
+        raise ScaleNotPositiveError(entry.name, value, recipe.element_type)
+
+
+def _convert_small(recipe: Recipe, entry: TensorEntry, source: Bytes, target: Bytes, start: int) -> None:
+    """Join four-bit numbers to pairs, or check 8-bit numbers that are copied."""
+    if recipe.join:
+        if source.size and source.max() > 15:
+            index = int(np.argmax(source > 15))
+            raise FourBitRangeError(entry.name, _index_in_file(recipe, entry, start + index), int(source[index]))
+        join_pairs(source, target)
+    elif entry.element_type == "F8_E4M3":
+        nan = first_e4m3_nan(source)
+        if nan is not None:
+            position = _index_in_file(recipe, entry, start + nan)
+            raise NonFiniteWeightError(entry.name, position, math.nan, entry.file)
 
 
 def _index_in_file(recipe: Recipe, entry: TensorEntry, index: int) -> int:

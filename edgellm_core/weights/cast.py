@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm_core.settings import PAIRED_TYPES
+
 if TYPE_CHECKING:
     import types
 
@@ -37,7 +39,7 @@ TABLE_BLOCK: Final = 1 << 16
 
 def can_cast(source: str, target: str) -> bool:
     """Return whether elements of one type can be turned into the other."""
-    return source == target or (source in BITS and target in BITS)
+    return source == target or (source in BITS and target in BITS) or (source == "U8" and target in PAIRED_TYPES)
 
 
 def find_cast(source: str, target: str) -> Cast:
@@ -154,6 +156,24 @@ def first_non_finite(values: Bits, element_type: str) -> int | None:
         return None
     limit = EXPONENT[element_type]
     return int(np.argmax((values & limit) == limit))
+
+
+def first_e4m3_nan(values: NDArray[np.uint8]) -> int | None:
+    """Return the index of the first NaN among FLOAT8E4M3FN numbers, which know no infinity (OCP OFP8 1.0)."""
+    found = (values & 0x7F) == 0x7F
+    return int(np.argmax(found)) if found.any() else None
+
+
+def first_not_positive(values: Bits) -> int | None:
+    """Return the index of the first element that is zero or negative."""
+    found = (values == 0) | (values >= 1 << (values.itemsize * 8 - 1))
+    return int(np.argmax(found)) if found.any() else None
+
+
+def join_pairs(numbers: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Put each two neighbouring four-bit numbers into one byte, the first into its low half."""
+    np.left_shift(numbers[1::2], 4, out=out)
+    np.bitwise_or(out, numbers[::2], out=out)
 
 
 def as_float(bits: int, element_type: str) -> float:

@@ -72,7 +72,7 @@ class UnsupportedCastError(UserError):
         """Name the tensor and both element types."""
         super().__init__(
             f"Tensor {name!r} has element type {found}, which can't be turned into {needed}: weights are cast only "
-            "between F32, F16 and BF16. Use a checkpoint in one of these."
+            "between F32, F16 and BF16. Use a checkpoint in one of these, or one that names its quantization."
         )
 
 
@@ -107,6 +107,29 @@ class WeightOverflowError(UserError):
         super().__init__(
             f"Tensor {name!r} has the value {value:.6g} at flat index {index}, which {element_type} can't hold. "
             f"Build with {precisions}."
+        )
+
+
+class ScaleNotPositiveError(UserError):
+    """A scale by which the graph divides is not above zero, or not any more in the element type of the graph."""
+
+    def __init__(self, name: str, value: float, element_type: str) -> None:
+        """Name the tensor, its value in the checkpoint, and the element type."""
+        remedy = "Build with --precision bf16 or --precision fp32" if element_type == "F16" else "Quantize it again"
+        super().__init__(
+            f"Tensor {name!r} must be above 0 in {element_type}, since the graph divides by it; it has the value "
+            f"{value:.6g}. {remedy}."
+        )
+
+
+class FourBitRangeError(UserError):
+    """A number that has to fit into four bits does not."""
+
+    def __init__(self, name: str, index: int, value: int) -> None:
+        """Name the tensor, the flat index of the first such number, and the number."""
+        super().__init__(
+            f"Tensor {name!r} must hold numbers from 0 to 15; it has {value} at flat index {index}. "
+            "Export the checkpoint again with the tool that quantized it."
         )
 
 

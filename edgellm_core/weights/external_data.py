@@ -20,8 +20,9 @@ ONNX_TYPES: Final = {
     "F8_E4M3": "FLOAT8E4M3FN", "F8_E5M2": "FLOAT8E5M2",
     "I64": "INT64", "I32": "INT32", "I16": "INT16", "I8": "INT8",
     "U64": "UINT64", "U32": "UINT32", "U16": "UINT16", "U8": "UINT8", "BOOL": "BOOL",
+    "I4": "INT4", "U4": "UINT4", "F4_E2M1": "FLOAT4E2M1",
 }  # fmt: skip
-"""safetensors' element type → name in ``onnx.TensorProto.DataType``."""
+"""safetensors' element type, or one of ``PAIRED_TYPES`` → name in ``onnx.TensorProto.DataType``."""
 
 
 def attach(

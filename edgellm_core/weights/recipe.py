@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from edgellm_core.settings import ELEMENT_BYTES
+from edgellm_core.settings import PAIRED_TYPES, stored_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """Each source is cast to ``element_type``, optionally transposed, and appended along axis 0.
 
-    A stack ``[n, rows, …]`` is its parts ``[rows, …]`` appended: both lie in memory alike.
+    A stack ``[n, rows, …]`` is its parts ``[rows, …]`` appended: both lie in memory alike. Types of which a byte holds
+    two elements are made from bytes (``U8``): from pairs as they are, or from single numbers that are joined to pairs.
 
     Attributes:
         name: name of the initializer in the graph.
-        element_type: element type of the initializer in safetensors' spelling, for example ``F16``.
+        element_type: element type of the initializer in safetensors' spelling, for example ``F16``, or one of
+            ``PAIRED_TYPES``.
         shape: dimensions of the initializer; ``()`` for a scalar.
         sources: names of checkpoint tensors, in the order in which they are appended.
-        transpose: swap the two axes of every source before appending; all sources then have two dimensions.
+        transpose: swap the two axes of every source before appending; all sources then have two dimensions. Pairs stay
+            together: ``[rows / 2, columns]`` bytes, whose pairs lie along the rows, become ``[columns, rows]``.
+        join: sources hold one four-bit number a byte; after the swap, neighbours along the last axis become pairs.
+        positive: every element must be above 0 in its new type, as divisors must.
     """
 
     name: str
@@ -27,8 +32,17 @@ class Recipe:
     shape: tuple[int, ...]
     sources: tuple[str, ...]
     transpose: bool = False
+    join: bool = False
+    positive: bool = False
+
+    @property
+    def written_shape(self) -> tuple[int, ...]:
+        """Dimensions in what the sources count, which is pairs where they hold pairs."""
+        if self.element_type in PAIRED_TYPES and not self.join and self.shape:
+            return (*self.shape[:-1], -(-self.shape[-1] // 2))
+        return self.shape
 
     @property
     def nbytes(self) -> int:
         """Bytes of the initializer, without padding."""
-        return math.prod(self.shape) * ELEMENT_BYTES[self.element_type]
+        return stored_bytes(self.element_type, math.prod(self.shape))

@@ -56,7 +56,10 @@ def quantized(opened, tmp_path):
         events = []
         checkpoint, config = opened(directory)
         wanted = QuantizationRequest(
-            scheme=find_scheme(scheme, {}), lm_head=find_scheme(lm_head, {}) if lm_head else None, **request
+            scheme=find_scheme(scheme, {}),
+            arithmetic="float32",
+            lm_head=find_scheme(lm_head, {}) if lm_head else None,
+            **request,
         )
         report = Reporter("quantize", events.append)
         folder = quantize_checkpoint(checkpoint, config, wanted, ids, tmp_path / work, fingerprint="", report=report)

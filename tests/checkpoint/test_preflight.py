@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -10,7 +11,7 @@ from gguf_files import write_llama_gguf
 from edgellm_core.checkpoint import preflight
 from edgellm_core.checkpoint.errors import NotACheckpointError
 from edgellm_core.checkpoint.machine import available_memory, cgroup_memory, free_disk
-from edgellm_core.checkpoint.preflight import read_metadata, summarize
+from edgellm_core.checkpoint.preflight import TensorSpec, read_metadata, summarize
 
 
 def change_config(directory, **fields):
@@ -56,8 +57,9 @@ def test_summary_of_gguf(tmp_path, registry):
         ({"architectures": ["GPT2LMHeadModel"]}, False, None),
         ({"architectures": None}, False, None),
         ({"is_encoder_decoder": True}, True, "encoder-decoder"),
-        ({"quantization_config": {"quant_method": "gptq"}}, True, r"already quantized \(gptq\)"),
-        ({"quantization_config": {}}, True, r"already quantized \(unknown method\)"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, True, r"quantized in a way that is not known \(aqlm\)"),
+        ({"quantization_config": {"bits": 4}}, True, r"not known \(unknown method\)"),
+        ({"quantization_config": {"quant_method": "modelopt"}}, True, None),
     ],
 )
 def test_what_the_config_rules_out(single, registry, fields, claimed, problem):
@@ -68,6 +70,19 @@ def test_what_the_config_rules_out(single, registry, fields, claimed, problem):
     else:
         assert len(problems) == 1
         assert re.search(problem, problems[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "element_type", "each"),
+    [("up.weight", "U8", 2), ("up.qweight", "I32", 8), ("up.weight_packed", "I32", 8), ("up.weight_scale", "F32", 1)],
+)
+def test_packed_weights_count_as_what_they_hold(single, registry, name, element_type, each):
+    tensor = TensorSpec(name=name, element_type=element_type, shape=(4, 6), nbytes=1000)
+    metadata = dataclasses.replace(read_metadata(str(single), registry=registry), tensors=[tensor])
+    metadata = dataclasses.replace(metadata, config={**metadata.config, "quantization_config": {"quant_method": "x"}})
+    summary = summarize(metadata)
+    assert summary.parameters == 24 * each
+    assert next(stage for stage in summary.stages if stage.stage == "bind").disk == 1000
 
 
 def test_pickle_weights_are_a_verdict_and_no_crash(single, registry):

@@ -154,12 +154,12 @@ def test_plugin_from_a_path(checkpoints, tmp_path):
 def test_what_will_not_work_is_listed(checkpoints):
     config = json.loads((checkpoints / "arcee" / "config.json").read_text())
     (checkpoints / "arcee" / "config.json").write_text(
-        json.dumps({**config, "quantization_config": {"quant_method": "awq"}})
+        json.dumps({**config, "quantization_config": {"quant_method": "aqlm"}})
     )
     result = run(checkpoints / "arcee")
     (checkpoints / "arcee" / "config.json").write_text(json.dumps(config))
     assert result.exit_code == 0
-    assert "Will not work:\n  - Its weights are already quantized (awq)" in result.output
+    assert "Will not work:\n  - Its weights are quantized in a way that is not known (aqlm)" in result.output
 
 
 def test_deep_says_what_a_trace_captures(checkpoints):

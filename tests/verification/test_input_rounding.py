@@ -84,14 +84,14 @@ def test_static_rounding_multiplies_and_divides_by_the_scale(fp8, largest, dtype
     assert found.abs().max() <= (largest + 1) * scale
 
 
-def test_input_order_and_factors_come_before_rounding():
+def test_factors_then_input_order_come_before_rounding():
     form = LinearFormat(weight="int8", granularity="channel", input="static", smoothed=True, ordered=True)
     stored = {
         "input_order": torch.tensor([2, 0, 1]), "pre_quant_scale": torch.tensor([1.0, 10.0, 100.0]),
         "input_scale": torch.tensor(0.5),
     }  # fmt: skip
-    found = input_transform(form, stored, torch.float32)(torch.tensor([[0.3, 0.7, 0.1]]))
-    assert found.tolist() == [[0.0, 3.0, 63.5]]  # 0.1 → 0; 0.3 · 10; 0.7 · 100 is more than 127 · 0.5
+    found = input_transform(form, stored, torch.float32)(torch.tensor([[0.2, 0.3, 0.7]]))
+    assert found.tolist() == [[63.5, 0.0, 3.0]]  # 0.7 · 100 is more than 127 · 0.5; 0.2 → 0; 0.3 · 10
     assert input_transform(INT4, {}, torch.float32) is None
 
 

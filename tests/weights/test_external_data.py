@@ -7,10 +7,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgellm_core.events import Reporter
-from edgellm_core.settings import ELEMENT_BYTES
+from edgellm_core.settings import ELEMENT_BYTES, PAIRED_TYPES
 from edgellm_core.weights.binder import bind, plan_layout
 from edgellm_core.weights.errors import InitializerBindingError
 from edgellm_core.weights.external_data import ONNX_TYPES, attach
@@ -52,6 +52,14 @@ def test_attached_weights_run(write_tensors, tmp_path):
 def test_every_element_type_has_an_onnx_type_of_its_width(element_type):
     number = TensorProto.DataType.Value(ONNX_TYPES[element_type])
     assert helper.tensor_dtype_to_np_dtype(number).itemsize == ELEMENT_BYTES[element_type]
+
+
+@pytest.mark.parametrize("element_type", PAIRED_TYPES)
+def test_types_of_which_a_byte_holds_two_have_an_onnx_type_of_four_bits(element_type):
+    tensor = TensorProto(data_type=TensorProto.DataType.Value(ONNX_TYPES[element_type]), dims=[2], raw_data=b"\x21")
+    codes = numpy_helper.to_array(tensor).view(np.uint8) & 15
+    assert codes.tolist() == [1, 2]
+    assert Recipe(name="w", element_type=element_type, shape=(3, 4), sources=("w",)).nbytes == 6
 
 
 def test_unused_initializer_is_refused():

@@ -1,22 +1,27 @@
-"""Target ``onnx``: standard operators only, for ONNX Runtime and TensorRT."""
+"""Target ``onnx``: standard operators, for ONNX Runtime and TensorRT."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from edgellm_core.contract import Target
+from edgellm_core.contract import QuantizedForm, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.rule import Rule
 
 
 class OnnxTarget(Target):
-    """Standard operators of opset 23; KV cache as graph inputs and outputs per layer."""
+    """Standard operators of opset 23; KV cache as graph inputs and outputs per layer.
+
+    Only layers whose input is rounded by blocks (nvfp4, mxfp8) use operators of TensorRT's own domain.
+    """
 
     name: ClassVar[str] = "onnx"
     opset: ClassVar[int] = 23
+    domains: ClassVar[tuple[str, ...]] = ("", "trt")
 
     def rules(self) -> Sequence[Rule]:
         """Return the lowering rules."""
@@ -30,4 +35,24 @@ class OnnxTarget(Target):
             lower_attention.AppendToConcat(),
             lower_attention.AttentionMaskToLogic(),
             lower_attention.AttentionToAttention(),
+        )
+
+    def quantized(self, model: QuantizedModel) -> QuantizedForm:
+        """Return the Q/DQ form of every format that there is."""
+        from edgellm_core.targets.onnx.quantized_cache import QuantizedAppend, cache_recipe
+        from edgellm_core.targets.onnx.quantized_linear import QuantizedLinearToMatMul
+        from edgellm_core.targets.onnx.quantized_recipes import linear_recipes
+
+        of_linears = [
+            recipe
+            for linear in model.linears.values()
+            for recipe in linear_recipes(linear, model.element_type).values()
+        ]
+        of_caches = [cache_recipe(scale, model.element_type) for scale in model.caches.values()]
+        return QuantizedForm(
+            rules=(
+                *([QuantizedLinearToMatMul(model)] if model.linears else []),
+                *([QuantizedAppend(model)] if model.caches else []),
+            ),
+            recipes=(*of_linears, *of_caches),
         )

@@ -30,12 +30,25 @@ class LinearToMatMul(Rule):
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the standard operators."""
-        x, weight, *bias = node.inputs
+        x, weight = node.inputs[:2]
         flipped = edit.node(
             "Transpose", [weight], f"{node.name}.weight", name=f"{node.name}/T", like=weight, perm=[1, 0]
         )
-        if not bias:
-            edit.node("MatMul", [x, flipped], node.outputs[0], name=node.name)
-            return
-        product = edit.node("MatMul", [x, flipped], f"{node.name}.product", name=node.name, like=node.outputs[0])
-        edit.node("Add", [product, bias[0]], node.outputs[0], name=f"{node.name}/bias")
+        write_product(node, x, flipped, edit)
+
+
+def write_product(node: gs.Node, x: gs.Tensor, weight: gs.Tensor, edit: Editor) -> None:
+    """Write the product of an input ``[…, in]`` and a weight ``[in, out]``, and add the bias of ``node`` if it has one.
+
+    Args:
+        node: the semantic operator, whose output the result becomes.
+        x: the input.
+        weight: the weight.
+        edit: the editor.
+    """
+    bias = node.inputs[2:]
+    if not bias:
+        edit.node("MatMul", [x, weight], node.outputs[0], name=node.name)
+        return
+    product = edit.node("MatMul", [x, weight], f"{node.name}.product", name=node.name, like=node.outputs[0])
+    edit.node("Add", [product, bias[0]], node.outputs[0], name=f"{node.name}/bias")

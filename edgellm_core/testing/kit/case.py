@@ -143,19 +143,21 @@ class TinyModel:
         """The stamped graph in the target's operators, without weights."""
         from edgellm_core.pipeline.export import lower
 
-        return lower(self.template, self.selection, self.target, self.host)
+        return lower(self.template, self.checkpoint, self.selection, self.target, self.host, self.precision)
 
     @step
     def model_path(self) -> Path:
         """The bound graph, with config, tokenizer and chat template beside it."""
         import copy
+        import dataclasses
 
         from edgellm_core.pipeline.export import MODEL_FILE, bind_graph
 
         folder = self.folder / self.precision
         folder.mkdir()
         model = copy.deepcopy(self.lowered.model)  # binding attaches weights to it
-        bind_graph(model, self.template, self.checkpoint, self.selection, folder, self.report)
+        lowered = dataclasses.replace(self.lowered, model=model)
+        bind_graph(lowered, self.template, self.checkpoint, self.selection, folder, self.report)
         return folder / MODEL_FILE
 
     @step

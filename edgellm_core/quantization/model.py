@@ -1,0 +1,132 @@
+"""What of a traced model is quantized: the layers and caches of a checkpoint's layout, found in the graph."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from edgellm_core.quantization.errors import NotInGraphError, PartialBlockError, SharedByTwoError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from edgellm_core.checkpoint.tensors import TensorIndex
+    from edgellm_core.quantization.formats import LinearFormat
+    from edgellm_core.quantization.layout import QuantizationLayout
+
+CACHE_SCALES: Final = {"key": "k_proj.k_scale", "value": "v_proj.v_scale"}
+"""Part of a layer's cache → end of the name of its scale (ModelOpt 0.47, ``export/quant_utils.py``)."""
+
+_CACHE: Final = re.compile(r"past_key_values\.(\d+)\.(key|value)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedLinear:
+    """One quantized linear layer ``[outputs, inputs]``.
+
+    Attributes:
+        module: its path in the checkpoint; its tensors are named after it.
+        weight: name of its weight in the graph, which may be that of a tensor that it is tied to.
+        form: how it is stored.
+        outputs: size of what it returns.
+        inputs: size of what it takes.
+        calls: nodes of the graph that call it.
+    """
+
+    module: str
+    weight: str
+    form: LinearFormat
+    outputs: int
+    inputs: int
+    calls: int = 1
+
+    def tensors(self) -> Iterator[str]:
+        """Yield the names of its tensors."""
+        for suffix in self.form.tensors(self.outputs, self.inputs):
+            yield f"{self.module}.{suffix}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedModel:
+    """What of a graph is quantized.
+
+    Attributes:
+        element_type: type of everything that is not, in safetensors' spelling, for example ``F16``.
+        linears: layers by the name of their weight in the graph.
+        caches: graph input of a cache → tensor with the scale of its rounding to fp8.
+    """
+
+    element_type: str
+    linears: Mapping[str, QuantizedLinear] = field(default_factory=dict)
+    caches: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> int:
+        """Nodes of the graph that call a quantized layer."""
+        return sum(linear.calls for linear in self.linears.values())
+
+
+def find_quantized(
+    layout: QuantizationLayout,
+    tensors: TensorIndex,
+    *,
+    element_type: str,
+    calls: Mapping[str, int],
+    caches: Collection[str],
+    parameter_of: Callable[[str], str],
+    layer_of: Callable[[str], int | None],
+) -> QuantizedModel:
+    """Find what a layout speaks of in a graph.
+
+    Args:
+        layout: what of the checkpoint is quantized.
+        tensors: all tensors of the checkpoint.
+        element_type: type of everything that is not.
+        calls: name of a weight → nodes of the graph that call a linear layer with it.
+        caches: graph inputs that new keys and values are appended to.
+        parameter_of: name of a tensor → name of the parameter in the graph.
+        layer_of: name of a tensor or state → decoder layer that it belongs to.
+
+    Raises:
+        NotInGraphError: a layer is no linear layer of the graph, or a cache has no scale.
+        PartialBlockError: blocks don't divide a layer.
+        SharedByTwoError: two quantized layers share one weight.
+    """
+    linears: dict[str, QuantizedLinear] = {}
+    missing = []
+    for module, form in layout.linears.items():
+        weight = parameter_of(f"{module}.weight")
+        if weight not in calls:
+            missing.append(module)
+            continue
+        if weight in linears:
+            raise SharedByTwoError(linears[weight].module, module)
+        outputs, inputs = form.dimensions(tensors[f"{module}.weight"].shape)
+        if form.block_size and inputs % form.block_size:
+            raise PartialBlockError(module, inputs, form.block_size)
+        linears[weight] = QuantizedLinear(
+            module=module, weight=weight, form=form, outputs=outputs, inputs=inputs, calls=calls[weight]
+        )
+    if missing:
+        raise NotInGraphError("layer(s)", missing, "linear layers of the traced model")
+    scales = _cache_scales(tensors, caches, layer_of) if layout.kv_cache else {}
+    return QuantizedModel(element_type=element_type, linears=linears, caches=scales)
+
+
+def _cache_scales(
+    tensors: TensorIndex, caches: Collection[str], layer_of: Callable[[str], int | None]
+) -> dict[str, str]:
+    """Return the scale of each cache."""
+    known = {
+        (layer_of(name), part): name
+        for name in tensors
+        for part, ending in CACHE_SCALES.items()
+        if name.endswith("." + ending)
+    }
+    parts = {name: _CACHE.fullmatch(name) for name in caches}
+    found = {name: known.get((int(part[1]), part[2])) if part else None for name, part in parts.items()}
+    missing = [name for name, scale in found.items() if scale is None]
+    if missing:
+        raise NotInGraphError("cache(s)", missing, "caches with a k_scale or v_scale in the checkpoint")
+    return {name: scale for name, scale in found.items() if scale is not None}

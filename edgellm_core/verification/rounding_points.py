@@ -1,0 +1,67 @@
+"""Finds, in a graph, where inputs of quantized layers, keys and values have been rounded."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx
+
+    from edgellm_core.quantization.layout import QuantizationLayout
+
+WEIGHT_STEPS: Final = frozenset(
+    {"DequantizeLinear", "TRT_MXFP8DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"}
+)
+"""Operators between a stored weight and the product."""
+
+PRODUCTS: Final = frozenset({"MatMul", "Gemm"})
+
+KV_SCALE: Final = re.compile(r".*\.(?P<layer>\d+)\.\w+\.(?P<kind>[kv])_proj\.(?P=kind)_scale")
+"""Name of the scale of a layer's keys or values, as ModelOpt writes it."""
+
+
+def rounding_points(model: onnx.ModelProto, layout: QuantizationLayout) -> dict[str, str]:
+    """Return the tensor with the rounded numbers for each place: module of a layer, or name of a scale of the cache.
+
+    Places that the graph lacks or shares are left out.
+    """
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    found = {}
+    for module, form in layout.linears.items():
+        product = _product(f"{module}.weight", consumers) if form.input != "none" else None
+        if product is not None:
+            found[module] = product.input[0]
+    if layout.kv_cache is not None:
+        for name, nodes in consumers.items():
+            rounded = _rounded_new(nodes, consumers) if KV_SCALE.fullmatch(name) else None
+            if rounded is not None:
+                found[name] = rounded
+    return found
+
+
+def _product(weight: str, consumers: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:
+    """Return the operator that multiplies by a stored weight; None where several do, or another one reads it."""
+    name = weight
+    while len(consumers.get(name, ())) == 1:
+        node = consumers[name][0]
+        if node.op_type in PRODUCTS:
+            return node
+        if node.op_type not in WEIGHT_STEPS:
+            return None
+        name = node.output[0]
+    return None
+
+
+def _rounded_new(nodes: list[onnx.NodeProto], consumers: Mapping[str, list[onnx.NodeProto]]) -> str | None:
+    """Return what the first rounding with a scale of the cache gives: that of the new keys or values."""
+    for node in nodes:
+        following = consumers.get(node.output[0], ())
+        if node.op_type == "QuantizeLinear" and len(following) == 1 and following[0].op_type == "DequantizeLinear":
+            return str(following[0].output[0])
+    return None
