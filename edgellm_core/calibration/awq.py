@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.calibration.scales import Search, best_scale
+from edgellm_core.calibration.scales import Search, best_scale, sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,11 @@ def search_awq(statistics: InputStatistics, weights: Sequence[torch.Tensor], blo
     stacked = weights[0] if len(weights) == 1 else torch.cat(list(weights))
     importance = search.grouped(statistics.mean)
     size = search.grouped(relative_size(stacked, block))
-    gram = statistics.products
+    gram, sampled = statistics.products, sample_rows(stacked)
 
     def loss(scale: torch.Tensor) -> torch.Tensor:
-        error = round_int4(stacked * scale, block) / scale - stacked
+        scaled = sampled * scale
+        error = round_int4(scaled, block).sub_(scaled).div_(scale)
         return ((error @ gram) * error).sum()
 
     return best_scale(search, lambda alpha: importance**alpha / size ** (1 - alpha), loss)
@@ -62,4 +63,4 @@ def round_int4(weight: torch.Tensor, block: int) -> torch.Tensor:
     blocks = weight.reshape(weight.shape[0], -1, block)
     step = blocks.abs().amax(-1, keepdim=True) / LARGEST_INT4
     step = step.where(step > 0, 1.0)
-    return ((blocks / step).round_().clamp_(-8, 7) * step).reshape(weight.shape)
+    return (blocks / step).round_().clamp_(-8, 7).mul_(step).reshape(weight.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.calibration.checkpoint_writer import CheckpointWriter
 from edgellm_core.calibration.errors import CacheNotMeasuredError
@@ -16,7 +16,7 @@ from edgellm_core.calibration.layer_tensors import quantize_linears, tensors_und
 from edgellm_core.calibration.plan import make_plan
 from edgellm_core.calibration.resume import LayerRecord, Progress, fingerprint_of
 from edgellm_core.calibration.rounding import modelopt_version
-from edgellm_core.calibration.smoothing import SmoothedLayer, smooth_layer
+from edgellm_core.calibration.smoothing import KnownFeeders, SmoothedLayer, smooth_layer
 from edgellm_core.calibration.stack import open_stack
 from edgellm_core.calibration.statistics import Measured, StatisticsCollector
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from edgellm_core.calibration.stack import DecoderStack
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.events import Reporter
+
+PRODUCT_TOKENS: Final = 16384
+"""Tokens, and at least four for each channel, that a Gram matrix sums over: more make it no better known."""
 
 
 def quantize_checkpoint(
@@ -97,6 +100,7 @@ class _Run:
         states = HiddenStates(work / "states", (ids.shape[0], ids.shape[1], width), stack.dtype)
         self.states = states
         self.forward = LayerForward(stack, ids, states)
+        self.feeders = KnownFeeders()
         self.writer = CheckpointWriter(work / "checkpoint", len(stack.layers) + 1)
 
     def layers(self, report: Reporter) -> None:
@@ -132,7 +136,9 @@ class _Run:
                 self.forward.shrink(path)
         inputs, smoothed = collector.shared_inputs(), SmoothedLayer()
         if self.plan.smoothed:
-            smoothed = smooth_layer(self.forward.probe(index), self.plan, self.request.scheme.smoothing, inputs)
+            smoothed = smooth_layer(
+                self.forward.probe(index), self.plan, self.request.scheme.smoothing, inputs, self.feeders
+            )
         result = quantize_linears(self.stack, self.plan, path, inputs, smoothed)
         for note in result.record.notes:
             pace.report.note(note)
@@ -180,8 +186,10 @@ class _Run:
         return {f"{path}.{name}": module for name, module in named if isinstance(module, nn.Linear)}
 
     def _measured(self, path: str) -> Measured:
-        smoothed = path in self.plan.smoothed
-        return Measured(channels=smoothed, products=smoothed)
+        if path not in self.plan.smoothed:
+            return Measured()
+        width = int(self.stack.model.get_submodule(path).in_features)  # type: ignore[arg-type]  # a linear layer
+        return Measured(channels=True, products=-(-self.forward.ids.numel() // max(PRODUCT_TOKENS, 4 * width)))
 
 
 def _measures(plan: QuantizationPlan, path: str) -> bool:

@@ -5,7 +5,7 @@ A fold is proved before anything is rounded: with all folds, the layer in float3
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from edgellm_core.calibration.awq import search_awq
@@ -61,7 +61,7 @@ class SmoothedLayer:
 
 
 def smooth_layer(
-    probe: LayerProbe, plan: QuantizationPlan, smoothing: str, inputs: Sequence[SharedInput]
+    probe: LayerProbe, plan: QuantizationPlan, smoothing: str, inputs: Sequence[SharedInput], known: KnownFeeders
 ) -> SmoothedLayer:
     """Search and fold the scales of a decoder layer.
 
@@ -70,23 +70,20 @@ def smooth_layer(
         plan: forms of its linear layers.
         smoothing: ``awq`` or ``smoothquant``.
         inputs: what was measured of the inputs of all of its linear layers.
+        known: feeders of the layers before, which are tried first.
     """
-    folds: list[Fold] = []
-    unfolded: list[str] = []
-    for shared in inputs:
-        rounded = [path for path in shared.modules if path in plan.smoothed]
-        if not rounded:
-            continue
-        feeder = find_feeder(probe, rounded[0])
-        if feeder is None or not _takes_scales(probe, feeder, shared.modules):
-            unfolded.append(rounded[0])
-            continue
-        fold = _search(probe, plan, smoothing, shared, rounded, feeder)
-        if fold is not None:
-            folds.append(fold)
+    wanted = [shared for shared in inputs if plan.smoothed.intersection(shared.modules)]
+    feeders = known.find(probe, [shared.modules for shared in wanted])
+    found = [
+        _search(probe, plan, smoothing, shared, feeder)
+        for shared, feeder in zip(wanted, feeders, strict=True)
+        if feeder is not None
+    ]
+    folds = [fold for fold in found if fold is not None]
+    unfolded = [shared.modules[0] for shared, feeder in zip(wanted, feeders, strict=True) if feeder is None]
     changed = apply_folds(probe.weights, folds)
     if probe.changes_output(changed, tolerance=PROOF):
-        return SmoothedLayer(unfolded=tuple(shared.modules[0] for shared in inputs))
+        return SmoothedLayer(unfolded=tuple(shared.modules[0] for shared in wanted))
     return SmoothedLayer(
         changed=changed,
         scales={path: fold.scale for fold in folds for path in fold.readers},
@@ -95,26 +92,58 @@ def smooth_layer(
     )
 
 
-def _takes_scales(probe: LayerProbe, feeder: Feeder, readers: tuple[str, ...]) -> bool:
-    """Prove that a feeder takes over scales: with random ones folded, the layer's output stays."""
+class KnownFeeders:
+    """Feeders of the inputs of decoder layers, by the paths within a layer of what reads an input."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, ...], Feeder | None] = {}
+
+    def find(self, probe: LayerProbe, groups: Sequence[tuple[str, ...]]) -> list[Feeder | None]:
+        """Return the feeder of each input of a layer, proved on it, or None.
+
+        Those of an earlier layer are proved together; where that fails, or there are none, they are searched for.
+
+        Args:
+            probe: the layer.
+            groups: paths of the linear layers that read each input.
+        """
+        prefix = f"{probe.path}."
+        keys = [tuple(path.removeprefix(prefix) for path in group) for group in groups]
+        if all(key in self._found for key in keys):
+            known = [self._found[key] for key in keys]
+            feeders = [feeder and replace(feeder, module=prefix + feeder.module) for feeder in known]
+            pairs = [(group, feeder) for group, feeder in zip(groups, feeders, strict=True) if feeder is not None]
+            if _take_scales(probe, pairs):
+                return feeders
+        found: list[Feeder | None] = []
+        for group, key in zip(groups, keys, strict=True):
+            feeder = find_feeder(probe, group[0])
+            if feeder is not None and not _take_scales(probe, [(group, feeder)]):
+                feeder = None
+            self._found[key] = feeder and replace(feeder, module=feeder.module.removeprefix(prefix))
+            found.append(feeder)
+        return found
+
+
+def _take_scales(probe: LayerProbe, pairs: Sequence[tuple[tuple[str, ...], Feeder]]) -> bool:
+    """Prove that feeders take over scales: with random ones folded, the layer's output stays."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
-    rows = torch.rand(feeder.rows, generator=generator) * 1.5 + 0.5
-    fold = Fold(readers=readers, feeder=feeder, scale=rows[feeder.row_of].to(probe.output.device), strength=0.0)
-    changed = apply_folds(probe.weights, [fold])
+    folds = []
+    for readers, feeder in pairs:
+        rows = torch.rand(feeder.rows, generator=generator) * 1.5 + 0.5
+        scale = rows[feeder.row_of].to(probe.output.device)
+        folds.append(Fold(readers=readers, feeder=feeder, scale=scale, strength=0.0))
+    changed = apply_folds(probe.weights, folds)
     return probe.own.issuperset(changed) and not probe.changes_output(changed, tolerance=PROOF)
 
 
 def _search(
-    probe: LayerProbe,
-    plan: QuantizationPlan,
-    smoothing: str,
-    shared: SharedInput,
-    rounded: list[str],
-    feeder: Feeder,
+    probe: LayerProbe, plan: QuantizationPlan, smoothing: str, shared: SharedInput, feeder: Feeder
 ) -> Fold | None:
     """Return the best fold of one input, or None where no scale is best."""
+    rounded = [path for path in shared.modules if path in plan.smoothed]
     search = Search.over(feeder.row_of, probe.output.device)
     weights = [probe.weights[f"{path}.weight"] for path in rounded]
     if smoothing == "awq":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.calibration.scales import Search, best_scale
+from edgellm_core.calibration.scales import Search, best_scale, sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,15 +33,15 @@ def search_smoothquant(statistics: InputStatistics, weights: Sequence[torch.Tens
     import torch
 
     stacked = weights[0] if len(weights) == 1 else torch.cat(list(weights))
-    span, gram = statistics.range, statistics.products
+    span, gram, sampled = statistics.range, statistics.products, sample_rows(stacked)
     inputs = search.grouped(span)
     columns = search.grouped(stacked.abs().amax(0))
 
     def loss(scale: torch.Tensor) -> torch.Tensor:
-        scaled = stacked * scale
-        error = round_int8(scaled) / scale - stacked
+        scaled = sampled * scale
+        error = round_int8(scaled).sub_(scaled).div_(scale)
         step = (span / scale).amax() / LARGEST_INT8
-        return ((error @ gram) * error).sum() + statistics.tokens * step**2 / 12 * scaled.square().sum()
+        return ((error @ gram) * error).sum() + statistics.products_of * step**2 / 12 * scaled.square().sum()
 
     return best_scale(search, lambda alpha: inputs**alpha / columns ** (1 - alpha), loss)
 
@@ -50,4 +50,4 @@ def round_int8(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight [out, in] rounded to int8 with one scale for each output, as floats."""
     step = weight.abs().amax(1, keepdim=True) / LARGEST_INT8
     step = step.where(step > 0, 1.0)
-    return (weight / step).round_().clamp_(-128, 127) * step
+    return (weight / step).round_().clamp_(-128, 127).mul_(step)

@@ -25,11 +25,11 @@ class Measured:
 
     Attributes:
         channels: ranges and means of each channel, besides the range of the whole tensor.
-        products: the Gram matrix of the channels.
+        products: the Gram matrix of the channels, over every so many tokens; 0 for none.
     """
 
     channels: bool = False
-    products: bool = False
+    products: int = 0
 
 
 class InputStatistics:
@@ -41,6 +41,7 @@ class InputStatistics:
         absolute_sum: sum of the absolute values of each channel [in]; None if not measured.
         gram: sum over tokens of xᵀx [in, in]; None if not measured.
         tokens: number of tokens.
+        products_of: number of tokens that the Gram matrix sums over.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,7 @@ class InputStatistics:
         self.absolute_sum: torch.Tensor | None = None
         self.gram: torch.Tensor | None = None
         self.tokens = 0
+        self.products_of = 0
 
     def add(self, inputs: torch.Tensor, measured: Measured) -> None:
         """Add a batch [..., in]."""
@@ -62,14 +64,16 @@ class InputStatistics:
             low, high = rows.aminmax()
             self.amax = _larger(self.amax, high.maximum(-low).float())
         if measured.products:
-            exact = rows.float()
-            if self.gram is None:
-                self.gram = exact.new_zeros(exact.shape[1], exact.shape[1])
-            self.gram.addmm_(exact.T, exact)
+            spread = rows[:: measured.products]
+            self.products_of += spread.shape[0]
+            products = (spread.T @ spread).float()  # bfloat16 accumulates in float32, too, and rounds the sums
+            self.gram = products if self.gram is None else self.gram.add_(products)
 
     def _add_channels(self, rows: torch.Tensor) -> None:
-        absolute = rows.float().abs()
-        channel_amax, total = absolute.amax(0), absolute.sum(0)
+        import torch
+
+        absolute = rows.abs()
+        channel_amax, total = absolute.amax(0).float(), absolute.sum(0, dtype=torch.float32)
         self.channel_amax = _larger(self.channel_amax, channel_amax)
         self.amax = self.channel_amax.amax()
         self.absolute_sum = total if self.absolute_sum is None else self.absolute_sum + total
@@ -136,7 +140,7 @@ class StatisticsCollector:
             statistics = self._groups.setdefault(tuple(names), InputStatistics())
             wanted = [self._measured(name) for name in names]
             measured = Measured(
-                channels=any(item.channels for item in wanted), products=any(item.products for item in wanted)
+                channels=any(item.channels for item in wanted), products=max(item.products for item in wanted)
             )
             statistics.add(tensor, measured)
         self._seen.clear()
@@ -197,6 +201,7 @@ def _sum(parts: list[InputStatistics]) -> InputStatistics:
     """Return the statistics of the inputs of all parts together."""
     total = InputStatistics()
     total.tokens = sum(part.tokens for part in parts)
+    total.products_of = sum(part.products_of for part in parts)
     for part in parts:
         for name, join in (("amax", _larger), ("channel_amax", _larger), ("absolute_sum", _plus), ("gram", _plus)):
             value = getattr(part, name)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm_core.pipeline.errors import QualityLimitError, QualityNotMeasurableError
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
+from edgellm_core.pipeline.quantized import layout_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +103,7 @@ def find_obstacle(settings: BuildSettings, original: Checkpoint, llm: Path) -> t
     """Return why the quality can't be measured and what helps; None where it can."""
     from edgellm_core.verification.mode import whole_model_fits
 
-    if original.config.get("quantization_config"):
+    if layout_of(original) is not None:
         return "the source is quantized already, so there is no original", "Leave --max-kl out."
     if not (llm / "tokenizer.json").is_file():
         return "the checkpoint has no tokenizer to read text with", "Leave --max-kl out."

@@ -119,10 +119,9 @@ def _calibrate(
 ) -> dict[str, Any]:
     import torch
 
-    from edgellm_core.calibration.data import calibration_set
     from edgellm_core.calibration.run import quantize_checkpoint
     from edgellm_core.memory import collected_soon
-    from edgellm_core.runtime.tokenizer import BundleTokenizer
+    from edgellm_core.pipeline.calibration_text import calibration_text
     from edgellm_core.tracing.configuration import load_config
 
     config = load_config(
@@ -132,9 +131,7 @@ def _calibrate(
         host.nearest,
         trust_remote_code=checkpoint.trust_remote_code,
     )
-    tokenizer = BundleTokenizer(checkpoint.directory)
-    data = calibration_set(settings.calibration_data(), tokenizer, packs=host.calibration_data(), tell=report.note)
-    report.note(f"Calibrating on {data.samples} × {data.length} tokens of {data.source}.")
+    data = calibration_text(checkpoint, selection, settings, host=host, report=report)
     with collected_soon():
         folder = quantize_checkpoint(
             checkpoint,

@@ -16,6 +16,7 @@ from edgellm_core.memory import release_memory
 from edgellm_core.pipeline.build import build
 from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.quality import find_obstacle, held_out_text
+from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.report.comparison import Comparison, PrecisionResult
 from edgellm_core.report.page import render_page
@@ -103,9 +104,9 @@ def _open(source: str, settings: CompareSettings, report: Reporter) -> Original:
         report=report,
         trust_remote_code=first.trust_remote_code,
     )
-    quantization = checkpoint.config.get("quantization_config")
-    if quantization:
-        raise QuantizedCheckpointError(checkpoint.source.id, quantization)
+    layout = layout_of(checkpoint)
+    if layout is not None:
+        raise QuantizedCheckpointError(checkpoint.source.id, layout.describe())
     host = PluginHost.load(first.plugin_paths)
     selection = host.select(checkpoint.config, forced=first.family, directory=checkpoint.directory)
     return Original(checkpoint=checkpoint, family=selection.family)

@@ -19,7 +19,7 @@ from edgellm_core.verification.cases import Case, prefill_inputs
 from edgellm_core.verification.comparison import log_softmax
 from edgellm_core.verification.errors import ReferenceNotFiniteError
 from edgellm_core.verification.memory import free_weights
-from edgellm_core.verification.reference import ReferenceRunner, load_reference
+from edgellm_core.verification.reference import ReferenceRunner, load_reference, suitable_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,7 @@ def record_text(model: PreTrainedModel, ids: Ids, path: Path, *, directory: Path
         for sample in range(samples):
             report.progress(sample, 2 * samples, "original on held-out text")
             runner.start()
-            with _watched(model, watch=sample == 0) as seen:
+            with suitable_threads(model), _watched(model, watch=sample == 0) as seen:
                 logits = runner.run(text_inputs(ids, sample))[0, :-1]
             if not np.isfinite(logits).all():
                 raise ReferenceNotFiniteError(directory, f"held-out text, sample {sample + 1}")

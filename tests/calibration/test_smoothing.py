@@ -161,7 +161,7 @@ def test_a_norm_takes_over_a_scale_without_rounding_error(probe):
 
 def statistics_of(inputs):
     statistics = InputStatistics()
-    statistics.add(inputs, Measured(channels=True, products=True))
+    statistics.add(inputs, Measured(channels=True, products=1))
     return statistics
 
 

@@ -13,6 +13,8 @@ from edgellm_core.pipeline.errors import QualityLimitError, QualityNotMeasurable
 from edgellm_core.pipeline.quality import is_wanted
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.workspace import PREFIX
+from edgellm_core.testing.checkpoints import write_tokenizer
+from tests.stock_modelopt import export_stock
 
 FEW = {"verify": "off", "precision": "fp16", "quality_samples": 2, "quality_length": 32}
 
@@ -99,3 +101,19 @@ def test_the_manifest_keeps_the_record(llama, tmp_path, quick):
     build(str(llama), tmp_path / "out", quick(**FEW, quality="on"))
     stored = json.loads((tmp_path / "out" / "bundle.json").read_text())["quality"]
     assert load_bundle(tmp_path / "out").manifest.quality.model_dump() == stored
+
+
+def test_a_quantized_build_is_measured_against_the_source(llama, tmp_path, quick):
+    few = {**FEW, "precision": "fp8", "calib_data": "builtin", "calib_samples": 4, "calib_length": 32}
+    build(str(llama), tmp_path / "out", quick(**few))
+    build(str(llama), tmp_path / "half", quick(**FEW, quality="on"))
+    quantized, half = (load_bundle(tmp_path / name).manifest.quality for name in ("out", "half"))
+    assert quantized.original_perplexity == half.original_perplexity
+    assert quantized.kl > 10 * half.kl
+
+
+def test_a_source_that_is_quantized_already_has_no_original(tmp_path, quick):
+    export_stock(tmp_path / "source", "fp8")
+    write_tokenizer(tmp_path / "source", vocab_size=256)
+    with pytest.raises(QualityNotMeasurableError, match="the source is quantized already, so there is no original"):
+        build(str(tmp_path / "source"), tmp_path / "out", quick(**FEW, max_kl=1.0))
