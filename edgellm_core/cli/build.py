@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgellm_core.cli.options import engine_options, model_options, quantization_options
+from edgellm_core.cli.options import engine_options, model_options, quality_options, quantization_options
 from edgellm_core.cli.progress import listening
 
 
@@ -17,6 +17,7 @@ from edgellm_core.cli.progress import listening
 @model_options
 @quantization_options
 @click.option("--verify", default="auto", show_default=True, help="auto, full, layers or off.")
+@quality_options
 @click.option("--engine", default="auto", show_default=True, help="auto, none, tensorrt or tensorrt-rtx.")
 @engine_options
 @click.option("--max-memory", help="Budget of main memory, for example 8GiB.  [default: what is free]")
@@ -61,6 +62,12 @@ def _tell(directory: Path, manifest: Any) -> None:
         )
     else:
         click.echo("Not verified.")
+    if manifest.quality:
+        quality = manifest.quality
+        click.echo(
+            f"Quality on {quality.tokens} tokens of {quality.text}: perplexity {quality.perplexity:.4g} (original "
+            f"{quality.original_perplexity:.4g}), KL {quality.kl:.3g} nats, top-1 {quality.top1_agreement:.2%}."
+        )
     if manifest.engine:
         engine = manifest.engine
         where = f"SM {engine.compute_capability}" if engine.compute_capability else "any supported GPU"

@@ -21,7 +21,7 @@ def export(source: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export SOURCE to ONNX, without verification and engine; ``edgellm verify`` and ``engine`` can follow."""
     from edgellm_core.pipeline.build import build
 
-    settings = make_settings(**options, verify="off", engine="none")
+    settings = make_settings(**options, verify="off", quality="off", engine="none")
     with listening(as_json=as_json) as listener:
         bundle = build(source, out, settings, listener=listener)
     if not as_json:

@@ -76,6 +76,31 @@ def trust_option(command: Command) -> Command:
     )(command)
 
 
+def quality_options(command: Command) -> Command:
+    """Add the options that say whether the cost of a precision is measured, and its limit."""
+    options = [
+        click.option(
+            "--quality", default="auto", show_default=True, help="on, off, or auto: where the build is quantized."
+        ),
+        click.option("--max-kl", type=float, help="Largest mean KL divergence from the original, in nats."),
+        held_out_options,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def held_out_options(command: Command) -> Command:
+    """Add the options that say how much held-out text the quality is measured on."""
+    options = [
+        click.option("--quality-samples", type=int, default=16, show_default=True, help="Samples of held-out text."),
+        click.option("--quality-length", type=int, default=512, show_default=True, help="Tokens of each sample."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def engine_options(command: Command) -> Command:
     """Add the options that say which engine is built."""
     options = [

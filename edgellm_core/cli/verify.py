@@ -6,13 +6,12 @@ import functools
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
 from edgellm_core.cli.options import trust_option
 from edgellm_core.cli.progress import listening
-from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.events import Reporter
     from edgellm_core.verification.gate import VerificationResult
-
-QUANTIZED_PRECISION: Final = "fp16"
-"""Precision of what a build leaves unquantized (``BuildSettings.compute_precision``)."""
 
 
 @click.command()
@@ -94,7 +90,7 @@ def _compare(
 
 def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_remote_code: bool) -> Checkpoint:
     """Open the original, and refuse another checkpoint than the one that the bundle was built from."""
-    from edgellm_core.checkpoint.source import open_checkpoint
+    from edgellm_core.pipeline.sources import open_source
     from edgellm_core.quantization.layout import read_layout
     from edgellm_core.registry import ModelRegistry
     from edgellm_core.verification.errors import QuantizedSourceMissingError, SourceDiffersError
@@ -109,16 +105,16 @@ def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_
             source = next(named, recorded.id)
         elif recorded.kind == "hub":
             revision = recorded.revision
-    checkpoint = open_checkpoint(
+    checkpoint = open_source(
         source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code
     )
-    scheme = None if bundle.manifest.precision in ELEMENT_TYPES else bundle.manifest.precision
-    if scheme and read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors) is not None:
+    quantized_by_build = any(stage.name == "quantize" for stage in bundle.manifest.stages)
+    if quantized_by_build and read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors) is not None:
         return checkpoint  # what a build quantizes has no digest in the manifest; the gate compares every number of it
     if checkpoint.source.digest != recorded.digest:
         raise SourceDiffersError(bundle.directory, source, recorded.digest, checkpoint.source.digest)
-    if scheme:
-        raise QuantizedSourceMissingError(bundle.directory, source, scheme)
+    if quantized_by_build:
+        raise QuantizedSourceMissingError(bundle.directory, source, bundle.manifest.precision)
     return checkpoint
 
 

@@ -10,6 +10,7 @@ from edgellm_core.bundle import (
     EngineRecord,
     FamilyRecord,
     Manifest,
+    QualityRecord,
     QuantizationRecord,
     SourceRecord,
     StageRecord,
@@ -21,7 +22,6 @@ from edgellm_core.bundle import (
     publish,
     write_manifest,
 )
-from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
@@ -33,9 +33,11 @@ from edgellm_core.pipeline.fingerprint import (
     digest_of,
     installed_versions,
 )
+from edgellm_core.pipeline.quality import measure
 from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.settings import BuildSettings
+from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.targets import find_target
@@ -43,6 +45,7 @@ from edgellm_core.targets import find_target
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import Target
     from edgellm_core.engine import Backend, ProfileLimits
     from edgellm_core.quantization.layout import QuantizationLayout
@@ -63,6 +66,19 @@ class EnginePlan:
     backend: Backend
     limits: ProfileLimits
     compute_capability: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was found out about the graph, as fields of the manifest's records.
+
+    Attributes:
+        verification: the comparison with what it was exported from.
+        quality: the comparison with the unquantized original; None where it was not measured.
+    """
+
+    verification: dict[str, Any]
+    quality: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +146,7 @@ def build(
 def _run(job: Job) -> None:
     settings, runner = job.settings, job.runner
     checkpoint, selection, engine_plan = runner.run("checkpoint", lambda report: _open(job, report))
+    original = checkpoint
     if settings.quantizes:
         checkpoint = quantize_stage(
             checkpoint, selection, settings, host=job.host, workspace=job.workspace, runner=runner
@@ -138,12 +155,22 @@ def _run(job: Job) -> None:
         checkpoint, selection, job.target, settings, host=job.host, workspace=job.workspace, runner=runner
     )
     verification = _verify_stage(job, checkpoint, selection, export)
+    quality = measure(
+        settings,
+        original,
+        selection.family,
+        export.model_path,
+        fingerprint=export.fingerprint,
+        workspace=job.workspace,
+        runner=runner,
+    )
+    proof = Proof(verification=verification, quality=quality)
     engine = _engine_stage(job, engine_plan, export)
-    runner.run("publish", lambda _report: _publish(job, checkpoint, selection, export, verification, engine))
+    runner.run("publish", lambda _report: _publish(job, checkpoint, selection, export, proof, engine))
 
 
 def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
-    checkpoint = open_checkpoint(
+    checkpoint = open_source(
         job.source,
         registry=ModelRegistry.load(),
         revision=job.settings.revision,
@@ -258,7 +285,7 @@ def _publish(
     checkpoint: Checkpoint,
     selection: Selection,
     export: Export,
-    verification: dict[str, Any],
+    proof: Proof,
     engine: dict[str, Any] | None,
 ) -> None:
     source, settings = checkpoint.source, job.settings
@@ -271,7 +298,8 @@ def _publish(
         quantization=_quantization_record(layout, settings) if layout else None,
         versions=installed_versions((*MANIFEST_PACKAGES, *([engine["backend"]] if engine else []))),
         stages=tuple(StageRecord(**outcome_fields(outcome)) for outcome in job.runner.outcomes),
-        verification=VerificationRecord(**verification),
+        verification=VerificationRecord(**proof.verification),
+        quality=QualityRecord(**proof.quality) if proof.quality else None,
         surgery=tuple(
             SurgeryRecord(rule=r.rule, expected=r.expected.as_json(), applied=r.applied) for r in export.graph.rules
         ),

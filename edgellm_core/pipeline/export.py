@@ -96,7 +96,7 @@ def export_graph(
     )
     template = _trace_stage(key, checkpoint, selection, settings, host, runner)
     lowered: LoweredGraph = runner.run(
-        "surgery", lambda _report: lower(template, checkpoint, selection, target, host, settings.precision)
+        "surgery", lambda _report: lower(template, checkpoint, selection, target, host, settings.compute_precision)
     )
     fingerprint = digest_of(checkpoint.fingerprint(), key, target.name, code_digest())
     bound: dict[str, str] = runner.resume(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, get_args
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from edgellm_core.calibration.data import CalibrationDataSettings
 from edgellm_core.calibration.request import Device, QuantizationRequest
@@ -98,6 +98,13 @@ class QuantizationSettings:
                 raise InvalidSettingError(
                     option, f"needs a --precision that quantizes, not {self.precision}", value, remedy
                 )
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the settings that decide what a quantization writes; those of a build's other stages do not."""
+        idle = {"plugin_paths", "revision", "use_cache", "force"}
+        return {
+            field.name: getattr(self, field.name) for field in fields(QuantizationSettings) if field.name not in idle
+        }
 
     @property
     def quantizes(self) -> bool:

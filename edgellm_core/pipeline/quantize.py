@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from edgellm_core.bundle.publishing import check_output, move_into_place
 from edgellm_core.calibration.errors import OutputExistsError
 from edgellm_core.checkpoint.location import Location
-from edgellm_core.checkpoint.source import open_checkpoint, open_directory
+from edgellm_core.checkpoint.source import open_directory
 from edgellm_core.errors import EdgellmError, InvalidSettingError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
 from edgellm_core.pipeline.quantized import layout_of
+from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.workspace import StageRunner, Workspace
 from edgellm_core.quantization.layout import QUANT_CONFIG
 from edgellm_core.registry import ModelRegistry
@@ -53,7 +54,7 @@ def quantize(
     runner = StageRunner(host=host, listener=listener, settings=told, outcomes=[])
 
     def opened(report: Reporter) -> tuple[Checkpoint, Selection]:
-        checkpoint = open_checkpoint(
+        checkpoint = open_source(
             source,
             registry=ModelRegistry.load(),
             revision=settings.revision,
@@ -93,7 +94,7 @@ def quantize_stage(
     if layout is not None:
         raise QuantizedCheckpointError(checkpoint.source.id, layout.describe())
     fingerprint = digest_of(
-        checkpoint.fingerprint(), str(settings), selection.family.name, selection.plugin.name, code_digest()
+        checkpoint.fingerprint(), settings.decisive(), selection.family.name, selection.plugin.name, code_digest()
     )
 
     def body(report: Reporter) -> dict[str, Any]:
@@ -118,10 +119,9 @@ def _calibrate(
 ) -> dict[str, Any]:
     import torch
 
-    from edgellm_core.calibration.data import calibration_set
     from edgellm_core.calibration.run import quantize_checkpoint
     from edgellm_core.memory import collected_soon
-    from edgellm_core.runtime.tokenizer import BundleTokenizer
+    from edgellm_core.pipeline.calibration_text import calibration_text
     from edgellm_core.tracing.configuration import load_config
 
     config = load_config(
@@ -131,9 +131,7 @@ def _calibrate(
         host.nearest,
         trust_remote_code=checkpoint.trust_remote_code,
     )
-    tokenizer = BundleTokenizer(checkpoint.directory)
-    data = calibration_set(settings.calibration_data(), tokenizer, packs=host.calibration_data(), tell=report.note)
-    report.note(f"Calibrating on {data.samples} × {data.length} tokens of {data.source}.")
+    data = calibration_text(checkpoint, selection, settings, host=host, report=report)
     with collected_soon():
         folder = quantize_checkpoint(
             checkpoint,

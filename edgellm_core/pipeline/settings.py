@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgellm_core.engine import EngineChoice
 
 
+QUALITY_CHOICES: Final = ("auto", "on", "off")
 VERIFY_MODES: Final = ("auto", "full", "layers", "off")
 _UNITS: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -26,6 +27,11 @@ class BuildSettings(QuantizationSettings):
         target: form of the graph.
         full_depth: trace every layer instead of stamping.
         verify: ``auto``, ``full``, ``layers`` or ``off``.
+        quality: whether to measure on held-out text what the precision costs: ``on``, ``off``, or ``auto`` for
+            quantized builds and where there is a limit.
+        quality_samples: samples of that text.
+        quality_length: tokens of each.
+        max_kl: largest mean KL divergence from the original, in nats; None for any.
         engine: ``auto``, ``none``, ``tensorrt`` or ``tensorrt-rtx``.
         compute_capability: 10 * major + minor of the GPU that the engine is for; None for the builder's default.
         max_batch_size: largest batch of the engine; None for its default.
@@ -41,6 +47,10 @@ class BuildSettings(QuantizationSettings):
     target: str = "onnx"
     full_depth: bool = False
     verify: str = "auto"
+    quality: str = "auto"
+    quality_samples: int = 16
+    quality_length: int = 512
+    max_kl: float | None = None
     engine: EngineChoice = "auto"
     compute_capability: int | None = None
     max_batch_size: int | None = None
@@ -53,6 +63,7 @@ class BuildSettings(QuantizationSettings):
         super().__post_init__()
         if self.verify not in VERIFY_MODES:
             raise UnknownNameError("verification mode", self.verify, VERIFY_MODES)
+        self._check_quality()
         if self.engine not in ENGINE_CHOICES:
             raise UnknownNameError("engine", self.engine, ENGINE_CHOICES)
         if self.max_input_len is not None and self.max_seq_len is not None and self.max_input_len > self.max_seq_len:
@@ -62,6 +73,19 @@ class BuildSettings(QuantizationSettings):
                 self.max_input_len,
                 "Lower --max-input-len or raise --max-seq-len.",
             )
+
+    def _check_quality(self) -> None:
+        if self.quality not in QUALITY_CHOICES:
+            raise UnknownNameError("value of --quality", self.quality, QUALITY_CHOICES)
+        if self.max_kl is not None:
+            if not self.max_kl >= 0:
+                raise InvalidSettingError("--max-kl", "must be at least 0", self.max_kl, "Leave it out for no limit.")
+            if self.quality == "off":
+                raise InvalidSettingError("--max-kl", "needs --quality on or auto", "--quality off", "Leave one out.")
+        for name, least in (("quality_samples", 1), ("quality_length", 2)):
+            if getattr(self, name) < least:
+                option = f"--{name.replace('_', '-')}"
+                raise InvalidSettingError(option, f"must be at least {least}", getattr(self, name), "Raise it.")
 
 
 def parse_bytes(text: str) -> int:

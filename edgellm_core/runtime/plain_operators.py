@@ -118,7 +118,7 @@ class _Writer:
         from onnx import helper
 
         values, shape = ([value], []) if isinstance(value, (int, float)) else (list(value), [len(value)])
-        name = f"expanded.constant.{data_type}.{value}"
+        name = f"expanded.constant.{data_type}.{value if len(values) < 8 else len(values)}"
         self.constants.setdefault(name, helper.make_tensor(name, data_type, shape, values))
         return name
 
@@ -141,17 +141,18 @@ class _Writer:
 
 
 def _unpack(tensor: onnx.TensorProto, writer: _Writer) -> None:
-    """Read an E2M1 initializer as bytes, two numbers each, the first in the low four bits (onnx.proto, raw_data)."""
+    """Read an E2M1 initializer as bytes, two numbers each, the first in the low four bits (onnx.proto, raw_data).
+
+    Both numbers of a byte come from one table: with bit operators ONNX Runtime needs twice the memory to fold them.
+    """
     name, shape = tensor.name, list(tensor.dims)
     tensor.name, tensor.data_type = f"{name}/packed", UINT8
     tensor.dims[:] = [*shape[:-1], shape[-1] // 2]
-    last = writer.constant([-1], INT64)
-    low = writer.op("BitwiseAnd", tensor.name, writer.constant(15, UINT8))
-    high = writer.op("BitShift", tensor.name, writer.constant(4, UINT8), direction="RIGHT")
-    pairs = writer.op("Concat", writer.op("Unsqueeze", low, last), writer.op("Unsqueeze", high, last), axis=-1)
-    codes = writer.op("Cast", writer.op("Reshape", pairs, writer.constant(shape, INT64)), to=INT32)
-    table = writer.constant([*E2M1, *(-value for value in E2M1)])
-    writer.op("Gather", table, codes, out=name)
+    numbers = (*E2M1, *(-value for value in E2M1))
+    pairs = [number for byte in range(256) for number in (numbers[byte & 15], numbers[byte >> 4])]
+    table = writer.op("Reshape", writer.constant(pairs), writer.constant([256, 2], INT64))
+    found = writer.op("Gather", table, writer.op("Cast", tensor.name, to=INT32))
+    writer.op("Reshape", found, writer.constant(shape, INT64), out=name)
     writer.numbers[name] = len(shape) - 1
 
 

@@ -93,12 +93,13 @@ def divergence(wanted: Logits, found: Logits) -> np.ndarray[tuple[int], np.dtype
     """Return KL(softmax(wanted) ‖ softmax(found)) of each position in nats, computed in float64; never negative."""
     per_position = [
         float((np.exp(p) * (p - q)).sum())
-        for p, q in ((_log_softmax(one), _log_softmax(other)) for one, other in zip(wanted, found, strict=True))
+        for p, q in ((log_softmax(one), log_softmax(other)) for one, other in zip(wanted, found, strict=True))
     ]
     return np.maximum(np.array(per_position, np.float64), 0.0)
 
 
-def _log_softmax(logits: Logits) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def log_softmax(logits: Logits) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return the logarithms of the probabilities of one position, computed in float64."""
     shifted = logits.astype(np.float64) - float(logits.max())
     result: np.ndarray[tuple[int], np.dtype[np.float64]] = shifted - np.log(np.exp(shifted).sum())
     return result

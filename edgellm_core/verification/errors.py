@@ -114,6 +114,17 @@ class ActivationRangeError(VerificationFailedError):
         )
 
 
+class GraphNotFiniteError(EdgellmError):
+    """The graph yields NaN or infinity on the text that its quality is measured with."""
+
+    def __init__(self, sample: int) -> None:
+        """Name the sample."""
+        super().__init__(
+            f"The graph's logits are not finite on held-out text (sample {sample}). Build with --precision bf16 or "
+            "--precision fp32, or leave the most sensitive layers unquantized."
+        )
+
+
 class ReferenceNotFiniteError(UserError):
     """The original model itself yields NaN or infinity."""
 

@@ -42,13 +42,8 @@ def choose_mode(
     fixed = MODES[requested]
     if fixed is not None:
         return fixed
-    shapes = _weight_shapes(checkpoint)
-    parameters = sum(map(math.prod, shapes))
-    stages = estimate_stages(parameters, read_dimensions(checkpoint.config, shapes), precision=precision)
-    needed = stage(stages, "verify full").ram
-    budget = available_memory() if max_memory is None else max_memory
-    numbers = f"takes up to {_gib(needed)} of {_gib(budget)} {'free' if max_memory is None else 'allowed'}"
-    if needed <= budget:
+    fits, numbers = whole_model_fits(checkpoint, precision, max_memory=max_memory)
+    if fits:
         report.note(f"Comparing the whole model, which {numbers}.")
         return "full"
     report.note(f"Comparing the first layers and the head only, since the whole model {numbers}.")
@@ -61,6 +56,23 @@ def _weight_shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
     forms = {f"{module}.weight": form for module, form in layout.linears.items()} if layout else {}
     entries = checkpoint.tensors.values()
     return [forms[entry.name].dimensions(entry.shape) if entry.name in forms else entry.shape for entry in entries]
+
+
+def whole_model_fits(checkpoint: Checkpoint, precision: str, *, max_memory: int | None) -> tuple[bool, str]:
+    """Return whether the whole original, and then the whole graph, fit in memory, and the numbers in words.
+
+    Args:
+        checkpoint: the original.
+        precision: precision of the graph.
+        max_memory: budget in bytes; None for what is free.
+    """
+    shapes = _weight_shapes(checkpoint)
+    parameters = sum(map(math.prod, shapes))
+    stages = estimate_stages(parameters, read_dimensions(checkpoint.config, shapes), precision=precision)
+    needed = stage(stages, "verify full").ram
+    budget = available_memory() if max_memory is None else max_memory
+    numbers = f"takes up to {_gib(needed)} of {_gib(budget)} {'free' if max_memory is None else 'allowed'}"
+    return needed <= budget, numbers
 
 
 def _gib(count: int) -> str:

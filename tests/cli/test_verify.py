@@ -9,14 +9,15 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from edgellm_core.bundle import read_manifest
+from edgellm_core.bundle import read_manifest, write_manifest
 from edgellm_core.bundle.errors import DamagedBundleError
 from edgellm_core.cli import edgellm
 from edgellm_core.host import PluginHost
 from edgellm_core.pipeline.build import build
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
-from edgellm_core.verification.errors import SourceDiffersError, VerificationFailedError
+from edgellm_core.verification.errors import QuantizedSourceMissingError, SourceDiffersError, VerificationFailedError
+from tests.stock_modelopt import export_stock
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +114,36 @@ def test_another_source_is_refused(bundle, tmp_path):
 def test_the_source_may_have_moved(bundle, original, tmp_path):
     moved = shutil.copytree(original / "checkpoint", tmp_path / "moved")
     assert invoke(bundle, "--source", moved).exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """ModelOpt's own fp8 checkpoint and its unverified export."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGELLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        folder = tmp_path_factory.mktemp("stock")
+        export_stock(folder / "checkpoint", "fp8")
+        build(str(folder / "checkpoint"), folder / "bundle", BuildSettings(verify="off", engine="none"))
+        yield folder
+
+
+def test_a_bundle_of_a_quantized_checkpoint_is_verified(stock, tmp_path):
+    bundle = shutil.copytree(stock / "bundle", tmp_path / "bundle")
+    result = invoke(bundle)
+    assert result.exit_code == 0, result.output
+    record = read_manifest(bundle).verification
+    assert record.status == "passed"
+    assert record.max_rel_err < 5e-6
+    assert "dequantized weights of 14 linear layers; rounding by modelopt" in record.reference
+
+
+def test_a_bundle_that_its_build_quantized_is_compared_with_a_quantized_checkpoint(stock, original, tmp_path):
+    bundle = shutil.copytree(stock / "bundle", tmp_path / "bundle")
+    manifest = read_manifest(bundle)
+    unquantized = read_manifest(original / "bundle").source
+    quantize = manifest.stages[0].model_copy(update={"name": "quantize"})
+    write_manifest(bundle, manifest.model_copy(update={"source": unquantized, "stages": (quantize, *manifest.stages)}))
+    error = invoke(bundle).exception
+    assert isinstance(error, QuantizedSourceMissingError)
+    assert "checkpoint that its build quantized to fp8" in str(error)
+    assert invoke(bundle, "--source", stock / "checkpoint").exit_code == 0

@@ -35,3 +35,11 @@ def test_a_scheme_of_a_plugin_is_a_precision(tmp_path):
 def test_an_unknown_precision_suggests_a_scheme():
     with pytest.raises(UnknownNameError, match=r"Unknown precision 'int4awq'. Did you mean 'int4_awq'\?"):
         BuildSettings(precision="int4awq")
+
+
+def test_settings_of_other_stages_do_not_decide_a_quantization():
+    settings = BuildSettings(precision="int4_awq", calib_samples=8)
+    assert (
+        settings.decisive() == BuildSettings(precision="int4_awq", calib_samples=8, max_kl=0.1, force=True).decisive()
+    )
+    assert settings.decisive() != BuildSettings(precision="int4_awq", calib_samples=9).decisive()

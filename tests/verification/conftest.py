@@ -16,6 +16,7 @@ from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from edgellm_core.verification.gate import verify_graph
+from tests.stock_modelopt import export_stock, tiny_llama
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,5 +92,23 @@ def exported(tmp_path_factory):
             out = tmp_path_factory.mktemp("export") / f"{family}-{precision}"
             made[key] = _export(checkpoints[source], out, precision)
         return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def quantized(tmp_path_factory):
+    """Function from scheme and precision to the export of ModelOpt's own checkpoint, made once."""
+    checkpoints, made = {}, {}
+
+    def make(scheme, precision="fp16"):
+        if (scheme, precision) not in made:
+            if scheme not in checkpoints:
+                checkpoints[scheme] = tmp_path_factory.mktemp("checkpoint") / scheme
+                name, _, cache = scheme.partition("-")
+                export_stock(checkpoints[scheme], name, model=tiny_llama(), kv_cache=bool(cache))
+            out = tmp_path_factory.mktemp("export") / scheme
+            made[scheme, precision] = _export(checkpoints[scheme], out, precision)
+        return made[scheme, precision]
 
     return make

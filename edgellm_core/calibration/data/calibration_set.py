@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgellm_core.calibration.data.errors import Purpose
     from edgellm_core.calibration.data.texts import TextSource
     from edgellm_core.contract import CalibrationData
     from edgellm_core.runtime.tokenizer import BundleTokenizer
@@ -81,7 +82,7 @@ def calibration_set(
         source = default_source(settings, tell)
     else:
         source = named_source(settings.data, settings, packs or {})
-    found = _packed(source, settings, tokenizer)
+    found = _packed(source, settings, tokenizer, purpose="calib")
     if settings.samples is None and found.samples < DEFAULT_SAMPLES:
         tell(f"Calibrating on {found.samples} samples, all that {source.name} gives, in place of {DEFAULT_SAMPLES}.")
     return found
@@ -93,14 +94,17 @@ def held_out_set(tokenizer: BundleTokenizer, *, samples: int = 16, length: int =
     Raises:
         NotEnoughTextError: more is asked for than there is.
     """
-    return _packed(builtin_source("held_out"), CalibrationDataSettings(samples=samples, length=length), tokenizer)
+    settings = CalibrationDataSettings(samples=samples, length=length)
+    return _packed(builtin_source("held_out"), settings, tokenizer, purpose="quality")
 
 
-def _packed(source: TextSource, settings: CalibrationDataSettings, tokenizer: BundleTokenizer) -> CalibrationSet:
+def _packed(
+    source: TextSource, settings: CalibrationDataSettings, tokenizer: BundleTokenizer, *, purpose: Purpose
+) -> CalibrationSet:
     wanted, length = settings.samples or DEFAULT_SAMPLES, settings.length
     documents = documents_of(source, tokenizer, chat=settings.chat, seed=settings.seed, tokens=wanted * length)
     ids, found = pack(documents, samples=wanted, length=length)
     if len(ids) < (settings.samples or FEWEST_SAMPLES):
-        raise NotEnoughTextError(source.name, found=found, samples=wanted, length=length)
+        raise NotEnoughTextError(source.name, found=found, samples=wanted, length=length, purpose=purpose)
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     return CalibrationSet(ids=ids, source=source.name, digest=digest, chat=settings.chat)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgellm_core.errors import PluginError, UserError
 
@@ -11,21 +11,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+Purpose = Literal["calib", "quality"]
+"""What text is for, as the options are named: ``--calib-samples``, ``--quality-samples``."""
+
+
 class NotEnoughTextError(UserError):
     """The text gives fewer tokens than the samples take."""
 
-    def __init__(self, source: str, *, found: int, samples: int, length: int) -> None:
+    def __init__(self, source: str, *, found: int, samples: int, length: int, purpose: Purpose) -> None:
         """Build ``Calibration needs 512 samples × 512 tokens = 262144; … has 900. …``."""
         whole = found // length
         if found == 0:
             remedy = "It holds no text; give another one with --calib-data."
         elif whole:
-            remedy = f"Give --calib-samples {whole}, a shorter --calib-length, or more text."
+            remedy = f"Give --{purpose}-samples {whole}, a shorter --{purpose}-length, or more text."
         else:
-            remedy = f"Give a --calib-length of at most {found}, or more text."
+            remedy = f"Give a --{purpose}-length of at most {found}, or more text."
+        what = "Calibration" if purpose == "calib" else "The measurement"
         super().__init__(
-            f"Calibration needs {samples} samples × {length} tokens = {samples * length}; {source} has {found}. "
-            + remedy
+            f"{what} needs {samples} samples × {length} tokens = {samples * length}; {source} has {found}. " + remedy
         )
 
 

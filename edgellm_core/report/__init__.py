@@ -1,0 +1,1 @@
+"""Reports for people: a model in several precisions, side by side."""
