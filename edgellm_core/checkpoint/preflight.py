@@ -26,7 +26,7 @@ CAUSAL_SUFFIXES: Final = ("ForCausalLM", "LMHeadModel")
 """Ends of the class names that transformers gives decoder-only causal language models."""
 
 
-QUANTIZATION_METHODS: Final = ("modelopt",)
+QUANTIZATION_METHODS: Final = ("modelopt", "awq", "gptq", "compressed-tensors")
 """Values of ``quant_method`` in config.json of quantized checkpoints that can be built."""
 
 NUMBERS_IN_ONE: Final = {(".weight", "U8"): 2, (".qweight", "I32"): 8, (".weight_packed", "I32"): 8}

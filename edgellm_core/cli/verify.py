@@ -90,7 +90,7 @@ def _compare(
 
 def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_remote_code: bool) -> Checkpoint:
     """Open the original, and refuse another checkpoint than the one that the bundle was built from."""
-    from edgellm_core.checkpoint.source import open_checkpoint
+    from edgellm_core.pipeline.sources import open_source
     from edgellm_core.quantization.layout import read_layout
     from edgellm_core.registry import ModelRegistry
     from edgellm_core.verification.errors import QuantizedSourceMissingError, SourceDiffersError
@@ -105,7 +105,7 @@ def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_
             source = next(named, recorded.id)
         elif recorded.kind == "hub":
             revision = recorded.revision
-    checkpoint = open_checkpoint(
+    checkpoint = open_source(
         source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code
     )
     quantized_by_build = any(stage.name == "quantize" for stage in bundle.manifest.stages)

@@ -22,7 +22,6 @@ from edgellm_core.bundle import (
     publish,
     write_manifest,
 )
-from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
@@ -38,6 +37,7 @@ from edgellm_core.pipeline.quality import measure
 from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.settings import BuildSettings
+from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.targets import find_target
@@ -45,6 +45,7 @@ from edgellm_core.targets import find_target
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import Target
     from edgellm_core.engine import Backend, ProfileLimits
     from edgellm_core.quantization.layout import QuantizationLayout
@@ -169,7 +170,7 @@ def _run(job: Job) -> None:
 
 
 def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
-    checkpoint = open_checkpoint(
+    checkpoint = open_source(
         job.source,
         registry=ModelRegistry.load(),
         revision=job.settings.revision,

@@ -13,6 +13,7 @@ from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.host import PluginHost
 from edgellm_core.pipeline.quantized import plain_names
 from edgellm_core.pipeline.trace_cache import cached_template, trace_key
+from edgellm_core.quantization.importers import find_importer
 from edgellm_core.quantization.layout import read_layout
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.targets import find_target
@@ -110,7 +111,7 @@ def _verifications_left_out(settings: BuildSettings, summary: Summary) -> tuple[
 
 def _is_traced(metadata: Metadata, selection: Selection, settings: BuildSettings) -> bool:
     """Say whether the trace of a checkpoint on this machine is cached; unknown counts as no."""
-    if metadata.directory is None or metadata.tensors is None:
+    if metadata.directory is None or metadata.tensors is None or find_importer(metadata.config):
         return False
     tensors = index_tensors(read_headers(metadata.directory))
     names = plain_names(tensors, read_layout(metadata.directory, metadata.config, tensors))

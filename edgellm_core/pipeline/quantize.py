@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from edgellm_core.bundle.publishing import check_output, move_into_place
 from edgellm_core.calibration.errors import OutputExistsError
 from edgellm_core.checkpoint.location import Location
-from edgellm_core.checkpoint.source import open_checkpoint, open_directory
+from edgellm_core.checkpoint.source import open_directory
 from edgellm_core.errors import EdgellmError, InvalidSettingError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
 from edgellm_core.pipeline.quantized import layout_of
+from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.workspace import StageRunner, Workspace
 from edgellm_core.quantization.layout import QUANT_CONFIG
 from edgellm_core.registry import ModelRegistry
@@ -53,7 +54,7 @@ def quantize(
     runner = StageRunner(host=host, listener=listener, settings=told, outcomes=[])
 
     def opened(report: Reporter) -> tuple[Checkpoint, Selection]:
-        checkpoint = open_checkpoint(
+        checkpoint = open_source(
             source,
             registry=ModelRegistry.load(),
             revision=settings.revision,

@@ -118,7 +118,15 @@ def _format(directory: Path, module: str, quantization: Mapping[str, Any], tenso
         form = replace(form, block_size=int(described["group_size"]))
     elif form.block_size and weight is not None and len(weight.shape) == len(scale.shape) == 2 and scale.shape[1]:
         form = replace(form, block_size=form.dimensions(weight.shape)[1] // scale.shape[1])
-    return replace(form, smoothed=f"{module}.pre_quant_scale" in tensors)
+    if form.granularity == "tensor" and len(scale.shape) == 1 and scale.shape != (1,):
+        form = replace(form, granularity="channel")
+    if form.weight == "int4" and f"{module}.weight_zero_point" in tensors:
+        form = replace(form, weight="uint4")
+    return replace(
+        form,
+        smoothed=f"{module}.pre_quant_scale" in tensors,
+        ordered=f"{module}.input_order" in tensors,
+    )
 
 
 def _require_tensors(directory: Path, module: str, form: LinearFormat, tensors: TensorIndex) -> None:

@@ -146,8 +146,8 @@ def test_python_api_builds_detects_and_loads(llama, tmp_path):
 
 
 def test_quantized_checkpoint_is_refused_by_name(llama_copy, tmp_path, quick, edit_config):
-    edit_config(llama_copy, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(EdgellmError, match=r"can't represent: gptq\. Build from the unquantized"):
+    edit_config(llama_copy, quantization_config={"quant_method": "aqlm", "bits": 4})
+    with pytest.raises(EdgellmError, match=r"can't represent: aqlm\. Build from the unquantized"):
         build(str(llama_copy), tmp_path / "out", quick())
 
 
@@ -160,7 +160,7 @@ def test_tolerance_of_the_registry_wins_over_that_of_the_precision(monkeypatch, 
     )
     registry = ModelRegistry.load(path)
     monkeypatch.setattr(ModelRegistry, "load", classmethod(lambda _cls: registry))
-    monkeypatch.setattr(build_module, "open_checkpoint", lambda *_a, **_k: _open(llama))
+    monkeypatch.setattr(build_module, "open_source", lambda *_a, **_k: _open(llama))
     with pytest.raises(EdgellmError, match=r"tolerance 1e-12"):
         build("tiny", tmp_path / "out", quick())
 

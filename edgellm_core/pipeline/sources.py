@@ -1,0 +1,50 @@
+"""Opens a source for a build: checkpoints that other tools quantized come in ModelOpt's form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgellm_core.checkpoint.location import Location
+from edgellm_core.checkpoint.source import open_checkpoint, open_directory
+from edgellm_core.pipeline.fingerprint import digest_of
+from edgellm_core.quantization.importers import find_importer
+
+if TYPE_CHECKING:
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.events import Reporter
+    from edgellm_core.registry import ModelRegistry
+
+
+def open_source(
+    source: str,
+    *,
+    registry: ModelRegistry,
+    revision: str | None = None,
+    report: Reporter,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """Open a model like ``open_checkpoint``; convert it first where another tool quantized it.
+
+    Raises:
+        UserError: the source can't be opened, or can't be represented; one class per cause.
+    """
+    checkpoint = open_checkpoint(
+        source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code
+    )
+    importer = find_importer(checkpoint.config)
+    if importer is None:
+        return checkpoint
+    from edgellm_core.quantization.importers.conversion import canonical_directory
+
+    directory = canonical_directory(
+        checkpoint.directory,
+        checkpoint.config,
+        checkpoint.tensors,
+        importer,
+        key=digest_of(checkpoint.fingerprint(), str(checkpoint.directory.resolve())),
+        report=report,
+    )
+    location = Location(kind="directory", id=str(directory), path=directory)
+    converted = open_directory(directory, location, trust_remote_code=trust_remote_code)
+    return replace(converted, source=checkpoint.source)

@@ -1,0 +1,144 @@
+"""Writes a checkpoint of another tool in ModelOpt's form, once, tensor by tensor, and keeps it in the cache."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from edgellm_core.checkpoint.errors import CacheWriteError, DiskSpaceError
+from edgellm_core.checkpoint.machine import free_disk
+from edgellm_core.checkpoint.shards import INDEX_FILE, SINGLE_FILE
+from edgellm_core.quantization.importers.source import ForeignCheckpoint, NewTensor
+from edgellm_core.quantization.layout import MIXED, QUANT_CONFIG
+from edgellm_core.settings import ELEMENT_BYTES, cache_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
+    from edgellm_core.events import Reporter
+    from edgellm_core.quantization.importers.source import Imported, Importer
+
+VERSION: Final = 1
+"""Raise it when conversions write something else; older ones are then made again."""
+
+CHUNK_BYTES: Final = 16 << 20
+
+
+def canonical_directory(
+    directory: Path,
+    config: Mapping[str, Any],
+    tensors: TensorIndex,
+    importer: Importer,
+    *,
+    key: str,
+    report: Reporter,
+) -> Path:
+    """Return the directory of the converted checkpoint; convert it where that was not done before.
+
+    It appears by one rename, so an interrupted conversion leaves nothing that could be taken for a checkpoint.
+
+    Args:
+        directory: the checkpoint.
+        config: its config.json.
+        tensors: its tensors.
+        importer: reads them.
+        key: changes with every file of the checkpoint.
+        report: told how long it took.
+
+    Raises:
+        UnsupportedQuantizationError: something of it can't be represented.
+        QuantizedTensorMismatchError: a tensor is missing or malformed.
+        DiskSpaceError: the result does not fit into the cache.
+        CacheWriteError: the cache can't be written.
+    """
+    result = cache_directory() / "checkpoints" / f"{key}-{VERSION}"
+    if result.is_dir():
+        return result
+    source = ForeignCheckpoint(directory=directory, settings=config["quantization_config"], tensors=tensors)
+    imported = importer(source)
+    new = _all_tensors(tensors, imported)
+    needed = sum(math.prod(t.shape) * ELEMENT_BYTES[t.element_type] for t in new.values())
+    if needed > free_disk(result):
+        what = f"Converting '{directory}'"
+        raise DiskSpaceError(what, result, needed=needed, free=free_disk(result))
+    report.note(f"Converting {len(imported.layers)} layers that {imported.producer} quantized; done once.")
+    try:
+        result.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=result.parent, prefix=f".{key[:12]}-") as scratch:
+            made = Path(scratch) / "checkpoint"
+            made.mkdir()
+            _copy_other_files(directory, config, made)
+            _write_description(made / QUANT_CONFIG, imported)
+            _write_safetensors(made / SINGLE_FILE, new, report)
+            if not result.is_dir():  # another process may have been faster
+                made.rename(result)
+    except OSError as error:
+        raise CacheWriteError(result.parent, error) from error
+    return result
+
+
+def _all_tensors(tensors: TensorIndex, imported: Imported) -> dict[str, NewTensor | TensorEntry]:
+    """Return every tensor of the result: new ones, and those of the source that stay."""
+    kept: dict[str, NewTensor | TensorEntry] = {n: e for n, e in tensors.items() if n not in imported.replaced}
+    for module, parts in imported.layers.items():
+        kept.update({f"{module}.{suffix}": tensor for suffix, tensor in parts.items()})
+    return kept | dict(imported.others)
+
+
+def _copy_other_files(directory: Path, config: Mapping[str, Any], made: Path) -> None:
+    """Copy all but the weights, with a config.json that describes no quantization."""
+    for path in directory.iterdir():
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in (INDEX_FILE, "config.json"):
+            shutil.copyfile(path, made / path.name)
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    (made / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_description(path: Path, imported: Imported) -> None:
+    """Write hf_quant_config.json; sizes of blocks and zero points follow from the tensors."""
+    name, _, version = imported.producer.partition(" ")
+    algorithms = set(imported.algorithms.values())
+    quantization: dict[str, Any] = {"kv_cache_quant_algo": imported.kv_cache}
+    if len(algorithms) == 1:
+        quantization["quant_algo"] = next(iter(algorithms))
+    else:
+        layers = {module: {"quant_algo": algorithm} for module, algorithm in imported.algorithms.items()}
+        quantization |= {"quant_algo": MIXED, "quantized_layers": layers}
+    producer = {"name": name} | ({"version": version} if version else {})
+    path.write_text(json.dumps({"producer": producer, "quantization": quantization}, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_safetensors(path: Path, tensors: Mapping[str, NewTensor | TensorEntry], report: Reporter) -> None:
+    """Write one safetensors file, holding one tensor at a time (format: ``checkpoint/safetensors_header.py``)."""
+    described: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + math.prod(tensor.shape) * ELEMENT_BYTES[tensor.element_type]
+        described[name] = {"dtype": tensor.element_type, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    header = json.dumps(described).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        for index, tensor in enumerate(tensors.values()):
+            if isinstance(tensor, NewTensor):
+                np.ascontiguousarray(tensor.make()).tofile(stream)
+            else:
+                _copy_bytes(tensor, stream)
+            report.progress(index + 1, len(tensors), "tensors converted")
+
+
+def _copy_bytes(entry: TensorEntry, stream: Any) -> None:
+    with entry.file.open("rb") as source:
+        source.seek(entry.offset)
+        remaining = entry.nbytes
+        while remaining:
+            chunk = source.read(min(CHUNK_BYTES, remaining))
+            stream.write(chunk)
+            remaining -= len(chunk)
