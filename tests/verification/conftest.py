@@ -6,22 +6,31 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from edgellm_core.checkpoint.source import Checkpoint, open_checkpoint
 from edgellm_core.events import Reporter
 from edgellm_core.host import PluginHost
 from edgellm_core.pipeline.build import build
 from edgellm_core.pipeline.settings import BuildSettings
+from edgellm_core.pipeline.sources import open_source
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from edgellm_core.verification.gate import verify_graph
+from tests.pipeline.test_imported import AWQ, GPTQ, awq_tensors, gptq_tensors, written
 from tests.stock_modelopt import export_stock, tiny_llama
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import ModelFamily
+
+PACKED = {
+    "awq": (AWQ, awq_tensors, lambda: {"symmetric": False}),
+    "gptq": (GPTQ | {"desc_act": True}, gptq_tensors, lambda: {"order": np.random.default_rng(1)}),
+}
+"""Checkpoints of other tools: with zero points, and with inputs in another order."""
 
 
 @dataclass
@@ -58,7 +67,7 @@ class Exported:
 
 def _export(directory, out, precision):
     build(str(directory), out, BuildSettings(precision=precision, verify="off", engine="none"))
-    checkpoint = open_checkpoint(str(directory), registry=ModelRegistry.load(), report=Reporter("checkpoint"))
+    checkpoint = open_source(str(directory), registry=ModelRegistry.load(), report=Reporter("checkpoint"))
     return Exported(checkpoint, PluginHost.load(environ={}).select(checkpoint.config).family, out, precision)
 
 
@@ -98,15 +107,19 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def quantized(tmp_path_factory):
-    """Function from scheme and precision to the export of ModelOpt's own checkpoint, made once."""
+    """Function from scheme and precision to the export of ModelOpt's own checkpoint, or another tool's, made once."""
     checkpoints, made = {}, {}
 
     def make(scheme, precision="fp16"):
         if (scheme, precision) not in made:
             if scheme not in checkpoints:
                 checkpoints[scheme] = tmp_path_factory.mktemp("checkpoint") / scheme
-                name, _, cache = scheme.partition("-")
-                export_stock(checkpoints[scheme], name, model=tiny_llama(), kv_cache=bool(cache))
+                if scheme in PACKED:
+                    quantization, tensors, options = PACKED[scheme]
+                    written(checkpoints[scheme], quantization, tensors, **options())
+                else:
+                    name, _, cache = scheme.partition("-")
+                    export_stock(checkpoints[scheme], name, model=tiny_llama(), kv_cache=bool(cache))
             out = tmp_path_factory.mktemp("export") / scheme
             made[scheme, precision] = _export(checkpoints[scheme], out, precision)
         return made[scheme, precision]

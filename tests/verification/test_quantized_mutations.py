@@ -11,7 +11,7 @@ import pytest
 from edgellm_core.verification.errors import NonFiniteActivationsError, VerificationFailedError
 from edgellm_core.verification.tolerances import QUANTIZED, TOLERANCES
 
-SCHEMES = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8", "fp8-kv")
+SCHEMES = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8", "fp8-kv", "awq", "gptq")
 DTYPES = {1: np.float32, 10: np.float16}
 UP = "model.layers.1.mlp.up_proj"
 DOWN = "model.layers.1.mlp.down_proj"
@@ -88,6 +88,27 @@ def swapped_nibbles(name):
     return change
 
 
+def next_zero_point(name):
+    """Raise one zero point of 16 · 2 · 128."""
+
+    def change(export):
+        _, data = tensor_of(export, name)
+        data[7] = data[7] & 0xF0 | (data[7] + 1) & 0x0F
+
+    return change
+
+
+def swapped_inputs(name):
+    """Exchange two inputs of different groups."""
+
+    def change(export):
+        _, data = tensor_of(export, name)
+        order = data.view(np.int64)
+        order[[3, 77]] = order[[77, 3]]
+
+    return change
+
+
 def transposed(name):
     def change(export):
         tensor, data = tensor_of(export, name)
@@ -121,6 +142,14 @@ def without_smoothing(module):
     def change(graph):
         node = next(n for n in graph.node if n.op_type == "Mul" and f"{module}.pre_quant_scale" in n.input)
         replace(graph, node.output[0], next(name for name in node.input if not name.endswith("pre_quant_scale")))
+
+    return edited(change)
+
+
+def without_order(module):
+    def change(graph):
+        node = next(n for n in graph.node if n.op_type == "Gather" and f"{module}.input_order" in n.input)
+        replace(graph, node.output[0], node.input[0])
 
     return edited(change)
 
@@ -176,6 +205,10 @@ DATA = [
     ("int8_sq", scaled, f"{UP}.pre_quant_scale", 1.05),
     ("int4_awq", reversed_order, f"{DOWN}.pre_quant_scale"),
     ("fp8-kv", scaled, KEYS, 1.05),
+    ("awq", next_zero_point, f"{UP}.weight_zero_point"),
+    ("awq", scaled, f"{UP}.weight_scale", 1.05),
+    ("gptq", swapped_inputs, f"{UP}.input_order"),
+    ("gptq", swapped_nibbles, f"{QUERY}.weight"),
     ("fp8", scaled, "model.layers.1.input_layernorm.weight", 1.01),
 ]  # fmt: skip
 
@@ -200,6 +233,7 @@ GRAPHS = [
     ("int8_sq", without_smoothing(QUERY)),
     ("int4_awq", without_smoothing(DOWN)),
     *((scheme, without_rounding(module)) for scheme in ("fp8", "int8_sq", "nvfp4", "mxfp8") for module in (UP, QUERY)),
+    ("gptq", without_order(UP)),
     *((scheme, other_epsilon()) for scheme in SCHEMES),
 ]
 
