@@ -18,13 +18,15 @@ from edgellm_core.engine.errors import EngineBuildError
 from edgellm_core.engine.profiles import ProfileLimits
 from edgellm_core.errors import NoFormError
 from edgellm_core.events import Reporter
+from edgellm_core.host import PluginHost
 from edgellm_core.pipeline.build import build
 from edgellm_core.quantization.errors import NotInGraphError
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.runtime.session import DecoderSession
+from edgellm_core.testing.lowering import random_model, transformers_config
 from edgellm_core.testing.plugin_files import write_plugin
 from edgellm_core.weights.errors import ScaleNotPositiveError, UnexpectedTensorsError
-from tests.stock_modelopt import export_with_twin, tiny_llama
+from tests.stock_modelopt import export_stock, export_with_twin, tiny_llama
 
 SCHEMES = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
 LINEARS = 14
@@ -238,6 +240,22 @@ def test_a_head_is_quantized_apart_from_the_embedding_that_it_is_tied_to(tmp_pat
     types = {tensor.name: tensor.data_type for tensor in graph_of(bundle).initializer}
     assert types["model.embed_tokens.weight"] == onnx.TensorProto.FLOAT
     assert types["lm_head.weight"] == onnx.TensorProto.FLOAT8E4M3FN
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])
+def test_other_families_pass_the_gate(tmp_path, quick, family):
+    """With biases (qwen2), and with a tied head, norms that add one and windows (gemma3_text)."""
+    fields = PluginHost.load(()).select({"model_type": family}, forced=family, directory=None).family.tiny_config()
+    model = random_model(transformers_config(fields))
+    export_stock(tmp_path / "source", "fp8", model=model.half().float(), batches=2)
+    bundle = build(str(tmp_path / "source"), tmp_path / "out", quick(verify="full"))
+    assert bundle.manifest.verification.max_rel_err < 1e-5
+    linears = [name for name, module in model.named_modules() if name != "lm_head" and is_linear(module)]
+    assert bundle.manifest.quantization.linears == {"fp8": len(linears)}
+
+
+def is_linear(module):
+    return isinstance(module, torch.nn.Linear)
 
 
 def describe(folder, **quantization):
