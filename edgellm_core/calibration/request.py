@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-    from edgellm_core.contract import QuantizationScheme
+    from edgellm_core.contract import QuantizationScheme, Rounding
 
 Device = Literal["auto", "cpu", "cuda"]
 Arithmetic = Literal["auto", "float32", "bfloat16"]
@@ -21,6 +21,7 @@ class QuantizationRequest:
     Attributes:
         scheme: for the linear layers of the decoder.
         group_size: inputs that share one scale; None for the largest of the scheme that divides every layer.
+        rounding: how the weights of the decoder are rounded; None for the way of the scheme.
         lm_head: scheme of the head; None leaves it in floats.
         kv_cache: ``fp8`` measures scales for keys and values; None leaves the cache in floats.
         skip: patterns of module paths that stay in floats (``fnmatch``).
@@ -31,6 +32,7 @@ class QuantizationRequest:
 
     scheme: QuantizationScheme
     group_size: int | None = None
+    rounding: Rounding | None = None
     lm_head: QuantizationScheme | None = None
     kv_cache: str | None = None
     skip: tuple[str, ...] = ()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.calibration.errors import ModelOptMissingError, WeightsNotFiniteError
+from edgellm_core.calibration.compensation import NEAREST, clipped_int4_steps, round_compensated
+from edgellm_core.calibration.errors import ModelOptMissingError
 from edgellm_core.errors import PluginError
 
 if TYPE_CHECKING:
@@ -74,13 +75,18 @@ def modelopt_version() -> str:
     return str(modelopt.__version__)
 
 
-def round_together(linears: Sequence[LinearWeight]) -> dict[str, dict[str, torch.Tensor]]:
+def round_together(
+    linears: Sequence[LinearWeight], gram: torch.Tensor | None = None
+) -> dict[str, dict[str, torch.Tensor]]:
     """Round the layers that read one input; return the tensors of each path by suffix, as ``LinearFormat.tensors``.
 
     Layers of one form share what ModelOpt shares among layers that kernels may fuse: the second-level scale of nvfp4.
 
+    Args:
+        linears: the layers.
+        gram: sum over tokens of xᵀx of their input [in, in], to compensate with; None rounds to the nearest.
+
     Raises:
-        WeightsNotFiniteError: a weight holds NaN or infinity.
         PluginError: a scheme asks for a form that ModelOpt's quantizers don't have.
     """
     with quiet_modelopt():
@@ -89,7 +95,10 @@ def round_together(linears: Sequence[LinearWeight]) -> dict[str, dict[str, torch
         modules = {linear.path: _quantized(linear) for linear in linears}
         for form in {linear.form for linear in linears if linear.form.weight == "nvfp4"}:
             preprocess_linear_fusion([modules[linear.path] for linear in linears if linear.form == form])
-        return {linear.path: _exported(modules[linear.path], linear) for linear in linears}
+        scaled = [_scaled(modules[linear.path], linear) for linear in linears]
+        if gram is not None:
+            scaled = _compensated(scaled, gram)
+        return {weight.linear.path: _exported(modules[weight.linear.path], weight) for weight in scaled}
 
 
 def _quantized(linear: LinearWeight) -> nn.Module:
@@ -98,9 +107,6 @@ def _quantized(linear: LinearWeight) -> nn.Module:
     from modelopt.torch.quantization.nn import QuantModuleRegistry
     from torch import nn
 
-    low, high = linear.weight.aminmax()
-    if not bool(low.isfinite() & high.isfinite()):
-        raise WeightsNotFiniteError(linear.path)
     outputs, inputs = linear.weight.shape
     plain = nn.Linear(inputs, outputs, bias=False, device="meta")
     plain.weight = nn.Parameter(linear.weight.float(), requires_grad=False)
@@ -156,22 +162,71 @@ def _positive(amax: torch.Tensor, largest: float) -> torch.Tensor:
     return amax.where(amax > 0, amax.new_tensor(largest))
 
 
-def _exported(module: Any, linear: LinearWeight) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class _Scaled:
+    """A layer and the scales of its weight as ModelOpt shapes them; ``scale_2`` is the second level of nvfp4's."""
+
+    linear: LinearWeight
+    weight: torch.Tensor
+    scale: torch.Tensor
+    scale_2: torch.Tensor | None
+
+    @property
+    def steps(self) -> torch.Tensor:
+        """What one unit of the stored numbers stands for, [out, blocks]."""
+        scale = self.scale.float() if self.scale_2 is None else self.scale.float() * self.scale_2
+        outputs = self.weight.shape[0]
+        return scale.reshape(outputs, -1) if scale.numel() > 1 else scale.reshape(1, 1).expand(outputs, 1)
+
+
+def _scaled(module: Any, linear: LinearWeight) -> _Scaled:
+    from modelopt.torch.export import quant_utils
+
+    scale_2 = quant_utils.get_weight_scaling_factor_2(module) if linear.form.weight == "nvfp4" else None
+    scale = quant_utils.get_weight_scaling_factor(module)
+    return _Scaled(linear=linear, weight=linear.weight, scale=scale, scale_2=scale_2)
+
+
+def _compensated(layers: Sequence[_Scaled], gram: torch.Tensor) -> list[_Scaled]:
+    """Return layers with rounded weights and, for int4, clipped scales; those of one form are rounded as one."""
+    import torch
+
+    found: list[_Scaled] = []
+    for form in dict.fromkeys(layer.linear.form for layer in layers):
+        members = [layer for layer in layers if layer.linear.form == form]
+        if form.weight not in NEAREST:
+            found += members
+            continue
+        stacked = torch.cat([member.weight.float() for member in members])
+        steps = torch.cat([member.steps for member in members])
+        if form.weight == "int4":
+            steps = clipped_int4_steps(stacked, gram, form.block_size)
+        rounded = round_compensated(stacked, steps, gram, NEAREST[form.weight])
+        start = 0
+        for member in members:
+            rows = slice(start, start + member.weight.shape[0])
+            start, weight, step = rows.stop, rounded[rows], steps[rows]
+            scale = step.reshape(member.scale.shape) if form.weight == "int4" else member.scale
+            found.append(replace(member, weight=weight, scale=scale))
+    return found
+
+
+def _exported(module: Any, scaled: _Scaled) -> dict[str, torch.Tensor]:
     """Return the tensors that ModelOpt writes for a calibrated module."""
     from modelopt.torch.export import quant_utils
 
-    form = linear.form
+    form, scale = scaled.linear.form, scaled.scale
     name = quant_utils.get_quantization_format(module)
-    scale_2 = quant_utils.get_weight_scaling_factor_2(module) if form.weight == "nvfp4" else None
-    scale = quant_utils.get_weight_scaling_factor(module)
     divisor = scale.squeeze() if form.granularity == "tensor" else scale
     found = {
-        "weight": quant_utils.to_quantized_weight(linear.weight, divisor, name, scale_2, form.block_size or None),
+        "weight": quant_utils.to_quantized_weight(
+            scaled.weight, divisor, name, scaled.scale_2, form.block_size or None
+        ),
         "weight_scale": scale,
     }
-    if scale_2 is not None:
-        found["weight_scale_2"] = scale_2
-    if linear.input_amax is not None:
+    if scaled.scale_2 is not None:
+        found["weight_scale_2"] = scaled.scale_2
+    if scaled.linear.input_amax is not None:
         found["input_scale"] = quant_utils.get_activation_scaling_factor(module)
-    shapes = form.tensors(*linear.weight.shape)
+    shapes = form.tensors(*scaled.weight.shape)
     return {suffix: value.reshape(shapes[suffix][1]).cpu().contiguous() for suffix, value in found.items()}

@@ -186,16 +186,17 @@ class _Run:
         return {f"{path}.{name}": module for name, module in named if isinstance(module, nn.Linear)}
 
     def _measured(self, path: str) -> Measured:
-        if path not in self.plan.smoothed:
+        smoothed = path in self.plan.smoothed
+        if not smoothed and path not in self.plan.compensated:
             return Measured()
         width = int(self.stack.model.get_submodule(path).in_features)  # type: ignore[arg-type]  # a linear layer
-        return Measured(channels=True, products=-(-self.forward.ids.numel() // max(PRODUCT_TOKENS, 4 * width)))
+        return Measured(channels=smoothed, products=-(-self.forward.ids.numel() // max(PRODUCT_TOKENS, 4 * width)))
 
 
 def _measures(plan: QuantizationPlan, path: str) -> bool:
     """Say whether the form of a layer depends on its input."""
     form = plan.linears[path]
-    return form.input == "static" or form.weight == "nvfp4" or path in plan.smoothed
+    return form.input == "static" or form.weight == "nvfp4" or path in plan.smoothed | plan.compensated
 
 
 def _described(request: QuantizationRequest) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgellm_core.calibration.errors import MissingWeightError, NotLayerwiseError
+from edgellm_core.calibration.errors import MissingWeightError, NotLayerwiseError, WeightsNotFiniteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -57,11 +57,19 @@ class WeightReader:
         return len(self.tensor_names(parameter)) == 1 and len(self._group_of[parameter]) == 1
 
     def read(self, parameter: str) -> torch.Tensor:
-        """Return a parameter in the checkpoint's element type."""
+        """Return a parameter in the checkpoint's element type.
+
+        Raises:
+            MissingWeightError: the checkpoint lacks it.
+            WeightsNotFiniteError: it holds NaN or infinity.
+        """
         import torch
 
         parts = [self.read_tensor(name) for name in self.tensor_names(parameter)]
         joined = parts[0] if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
+        low, high = joined.aminmax()
+        if not bool(low.isfinite() & high.isfinite()):
+            raise WeightsNotFiniteError(parameter.rpartition(".")[0])
         return joined.reshape(self._shapes[parameter])
 
     def read_tensor(self, name: str) -> torch.Tensor:
@@ -103,6 +111,7 @@ class DecoderStack:
 
         Raises:
             MissingWeightError: the checkpoint lacks one.
+            WeightsNotFiniteError: one holds NaN or infinity.
         """
         names = [
             name

@@ -55,6 +55,9 @@ def quantization_options(command: Command) -> Command:
         click.option(
             "--group-size", type=int, help="Inputs that share one scale.  [default: the most that divide all]"
         ),
+        click.option(
+            "--rounding", help="nearest, or compensated: later weights take up errors.  [default: the scheme's]"
+        ),
         click.option("--skip", multiple=True, help="Leave modules in floats, for example 'model.layers.0.*'."),
         click.option("--calib-data", help="builtin, cnn_dailymail, wikitext, a hub data set, or a file."),
         click.option("--calib-samples", type=int, help="Samples to calibrate on.  [default: 512]"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from edgellm_core.calibration.data import CalibrationDataSettings
 from edgellm_core.calibration.request import Device, QuantizationRequest
+from edgellm_core.contract import Rounding
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
 from edgellm_core.host import PluginHost
 from edgellm_core.quantization.schemes import BUILT_IN, find_scheme
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edgellm_core.contract import QuantizationScheme
 
 DEVICES: Final = get_args(Device)
+ROUNDINGS: Final = get_args(Rounding)
 KV_CACHES: Final = ("fp8",)
 
 
@@ -31,6 +33,7 @@ class QuantizationSettings:
         lm_head: scheme of the head; None leaves it in floats.
         kv_cache: ``fp8`` measures scales of keys and values; None leaves the cache in floats.
         group_size: inputs that share one scale; None for the largest of the scheme that divides every layer.
+        rounding: ``nearest`` or ``compensated``; None for the way of the scheme.
         skip: patterns of module paths that stay in floats, like ``model.layers.0.*``.
         calib_data: text to calibrate on: a name, a hub data set id or a file; None for a default.
         calib_samples: samples; None for 512, or as many as a shorter text gives.
@@ -55,6 +58,7 @@ class QuantizationSettings:
     lm_head: str | None = None
     kv_cache: str | None = None
     group_size: int | None = None
+    rounding: Rounding | None = None
     skip: tuple[str, ...] = ()
     calib_data: str | None = None
     calib_samples: int | None = None
@@ -77,6 +81,8 @@ class QuantizationSettings:
             self._check_scheme("quantization scheme", self.lm_head, ())
         if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
             raise UnknownNameError("KV cache precision", self.kv_cache, KV_CACHES)
+        if self.rounding is not None and self.rounding not in ROUNDINGS:
+            raise UnknownNameError("rounding", self.rounding, ROUNDINGS)
         if self.device not in DEVICES:
             raise UnknownNameError("device", self.device, DEVICES)
         if not self.quantizes:
@@ -92,6 +98,7 @@ class QuantizationSettings:
 
     def _refuse_idle_settings(self) -> None:
         given = {"--lm-head": self.lm_head, "--kv-cache": self.kv_cache, "--group-size": self.group_size}
+        given["--rounding"] = self.rounding
         for option, value in {**given, "--skip": ", ".join(self.skip) or None}.items():
             if value is not None:
                 remedy = f"Give a scheme as --precision, for example fp8, or leave {option} out."
@@ -137,6 +144,7 @@ class QuantizationSettings:
             scheme=find_scheme(self.precision, schemes),
             lm_head=None if self.lm_head is None else find_scheme(self.lm_head, schemes),
             group_size=self.group_size,
+            rounding=self.rounding,
             kv_cache=self.kv_cache,
             skip=self.skip,
             device=self.device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from edgellm_core.contract import QuantizationScheme, Smoothing
+from edgellm_core.contract import QuantizationScheme, Rounding, Smoothing
 from edgellm_core.errors import UnknownNameError
 from edgellm_core.quantization.formats import FP8, INT4, INT8_SQ, MXFP8, NVFP4, LinearFormat
 
@@ -30,6 +30,7 @@ class Int8SmoothQuant(QuantizationScheme):
 
     name: ClassVar[str] = "int8_sq"
     smoothing: ClassVar[Smoothing] = "smoothquant"
+    rounding: ClassVar[Rounding] = "compensated"
     compute_capability: ClassVar[int] = 75
 
     def linear_format(self, block_size: int) -> LinearFormat:
@@ -43,6 +44,7 @@ class Int4Awq(QuantizationScheme):
 
     name: ClassVar[str] = "int4_awq"
     smoothing: ClassVar[Smoothing] = "awq"
+    rounding: ClassVar[Rounding] = "compensated"
     block_sizes: ClassVar[tuple[int, ...]] = (128, 64, 32)
     compute_capability: ClassVar[int] = 80
 
@@ -55,6 +57,7 @@ class Nvfp4(QuantizationScheme):
     """Weights and inputs in FLOAT4E2M1, an E4M3 scale for each block of 16 inputs under one scale for the tensor."""
 
     name: ClassVar[str] = "nvfp4"
+    rounding: ClassVar[Rounding] = "compensated"
     block_sizes: ClassVar[tuple[int, ...]] = (16,)
     compute_capability: ClassVar[int] = 100
 

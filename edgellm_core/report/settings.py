@@ -21,7 +21,7 @@ DEFAULT_PROMPTS: Final = (
 )
 """Prompts whose answers are shown, where none are given: a fact, code, and an explanation."""
 
-ONLY_FOR_SCHEMES: Final = ("lm_head", "kv_cache", "group_size", "skip")
+ONLY_FOR_SCHEMES: Final = ("lm_head", "kv_cache", "group_size", "rounding", "skip")
 """Fields of ``BuildSettings`` that a build without quantization refuses."""
 
 

@@ -24,6 +24,15 @@ LLAMA = {
 """Grouped queries, and widths that blocks of 128 divide."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Keep tiny models on one thread: two mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory):
     """Return a random Llama checkpoint in float16."""
@@ -52,13 +61,13 @@ def opened():
 def quantized(opened, tmp_path):
     """Return a function that quantizes a directory and returns folder, tensors and notes."""
 
-    def run(directory, ids, scheme, *, work="work", lm_head=None, **request):
+    def run(directory, ids, scheme, *, work="work", lm_head=None, brought=None, **request):
         events = []
         checkpoint, config = opened(directory)
         wanted = QuantizationRequest(
-            scheme=find_scheme(scheme, {}),
-            arithmetic="float32",
+            scheme=find_scheme(scheme, brought or {}),
             lm_head=find_scheme(lm_head, {}) if lm_head else None,
+            arithmetic="float32",
             **request,
         )
         report = Reporter("quantize", events.append)

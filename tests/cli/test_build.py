@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgellm_core.cli import edgellm
+from edgellm_core.pipeline.errors import QualityLimitError
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 
 LLAMA = {
@@ -66,3 +67,22 @@ def test_export_then_verify_proves_the_bundle(model, tmp_path):
     assert json.loads((out / "bundle.json").read_text())["verification"]["status"] == "skipped"
     invoke("verify", out)
     assert json.loads((out / "bundle.json").read_text())["verification"]["status"] == "passed"
+
+
+def test_build_says_what_the_precision_costs(model, tmp_path):
+    few = ["--engine", "none", "--verify", "off", "--quality-samples", "2", "--quality-length", "16"]
+    result = invoke("build", model, "-o", tmp_path / "out", *few, "--max-kl", "0.5")
+    assert "Quality on 30 tokens of builtin held-out text" in result.stdout
+    assert "KL " in result.stdout
+    result = CliRunner().invoke(edgellm, ["build", str(model), "-o", str(tmp_path / "none"), *few, "--max-kl", "0"])
+    assert isinstance(result.exception, QualityLimitError)
+    assert not (tmp_path / "none").exists()
+
+
+def test_compare_prints_a_table_and_where_the_report_is(model, tmp_path):
+    few = ["--verify", "off", "--quality-samples", "2", "--quality-length", "16", "--max-new-tokens", "2"]
+    result = invoke("compare", model, "--precision", "fp32, fp16", "-o", tmp_path / "out", *few, "--prompt", "a")
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows[1:3]] == ["fp32", "fp16"]
+    assert all(len(row) == 7 for row in rows[1:3])
+    assert f"Report: {tmp_path / 'out' / 'compare.html'}" in result.stdout

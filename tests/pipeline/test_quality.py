@@ -13,8 +13,8 @@ from edgellm_core.pipeline.errors import QualityLimitError, QualityNotMeasurable
 from edgellm_core.pipeline.quality import is_wanted
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.workspace import PREFIX
-from edgellm_core.testing.checkpoints import write_tokenizer
-from tests.stock_modelopt import export_stock
+from edgellm_core.testing.checkpoints import write_tiny_checkpoint, write_tokenizer
+from tests.stock_modelopt import export_stock, tiny_llama
 
 FEW = {"verify": "off", "precision": "fp16", "quality_samples": 2, "quality_length": 32}
 
@@ -103,13 +103,27 @@ def test_the_manifest_keeps_the_record(llama, tmp_path, quick):
     assert load_bundle(tmp_path / "out").manifest.quality.model_dump() == stored
 
 
-def test_a_quantized_build_is_measured_against_the_source(llama, tmp_path, quick):
-    few = {**FEW, "precision": "fp8", "calib_data": "builtin", "calib_samples": 4, "calib_length": 32}
-    build(str(llama), tmp_path / "out", quick(**few))
-    build(str(llama), tmp_path / "half", quick(**FEW, quality="on"))
-    quantized, half = (load_bundle(tmp_path / name).manifest.quality for name in ("out", "half"))
-    assert quantized.original_perplexity == half.original_perplexity
-    assert quantized.kl > 10 * half.kl
+@pytest.fixture(scope="module")
+def divisible(tmp_path_factory):
+    """A tiny checkpoint whose widths every scheme divides."""
+    directory = tmp_path_factory.mktemp("models") / "divisible"
+    return write_tiny_checkpoint(directory, tiny_llama(max_position_embeddings=64).config.to_dict())
+
+
+@pytest.fixture(scope="module")
+def half(divisible, tmp_path_factory):
+    """What float16 costs the divisible checkpoint."""
+    settings = BuildSettings(**FEW, quality="on", engine="none")
+    return build(str(divisible), tmp_path_factory.mktemp("half") / "out", settings).manifest.quality
+
+
+@pytest.mark.parametrize("scheme", ["fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8"])
+def test_a_quantized_build_is_measured_against_the_source(divisible, half, tmp_path, quick, scheme):
+    few = {**FEW, "precision": scheme, "calib_data": "builtin", "calib_samples": 4, "calib_length": 32}
+    quality = build(str(divisible), tmp_path / "out", quick(**few)).manifest.quality
+    assert quality.original_perplexity == half.original_perplexity
+    assert quality.kl > 10 * half.kl
+    assert quality.kl < 0.5
 
 
 def test_a_source_that_is_quantized_already_has_no_original(tmp_path, quick):
