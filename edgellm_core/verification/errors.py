@@ -186,3 +186,15 @@ class QuantizedSourceMissingError(UserError):
             f"The bundle {str(bundle)!r} must be compared with the checkpoint that its build quantized to {precision}; "
             f"{source!r} is not quantized. Give the quantized checkpoint with --source, if edgellm quantize wrote one."
         )
+
+
+class ScaleRangeError(UserError):
+    """float16 can't hold a scale of the quantized checkpoint."""
+
+    def __init__(self, name: str, change: float) -> None:
+        """Name the scale, and how much rounding it changes what it scales."""
+        super().__init__(
+            f"float16 keeps eleven bits of numbers from 6.1e-5 to 65504 only; rounded to it, {name!r} changes what it "
+            f"scales by {change:.2g}. Build with --precision bf16 or fp32 from the quantized checkpoint, or leave that layer "
+            "unquantized."
+        )

@@ -47,6 +47,12 @@ def own_head(config: PreTrainedConfig, model: PreTrainedModel, layout: Quantizat
     return config
 
 
+def compared_tensors(model: PreTrainedModel, subject: Subject) -> list[str]:
+    """Return the names of the checkpoint's tensors without those of layers that a cut model lacks."""
+    path, _ = find_stack(model)
+    return [name for name in subject.tensors if not _is_cut_off(name, path, subject.layers)]
+
+
 def install_rounding(
     model: PreTrainedModel,
     subject: Subject,

@@ -48,6 +48,7 @@ def load_reference(subject: Subject, synchronizer: Synchronizer | None = None) -
 
     Raises:
         ReferenceLoadError: transformers refuses, or a weight is missing or has another shape.
+        ScaleRangeError: the graph is float16, which can't hold a scale.
         RoundingReferenceMissingError: inputs, keys or values are rounded, and ModelOpt is not installed.
     """
     model = _load_quantized(subject, synchronizer) if subject.layout is not None else _load_plain(subject)
@@ -68,14 +69,17 @@ def _load_plain(subject: Subject) -> PreTrainedModel:
 def _load_quantized(subject: Subject, synchronizer: Synchronizer | None) -> PreTrainedModel:
     import torch
 
-    from edgellm_core.verification.quantized_reference import install_rounding, own_head
+    from edgellm_core.verification.quantized_reference import compared_tensors, install_rounding, own_head
     from edgellm_core.verification.quantized_weights import StoredTensors, lazy_state
+    from edgellm_core.verification.scale_range import require_scales_that_fit
     from edgellm_core.verification.synchronized import Synchronizer
 
     assert subject.layout is not None  # for mypy
     dtype: torch.dtype = getattr(torch, ELEMENT_TYPES[subject.element_type])
-    stored = StoredTensors(subject.tensors)
-    config = own_head(subject.config, _on_meta(subject.config, torch.float32), subject.layout)
+    stored, empty = StoredTensors(subject.tensors), _on_meta(subject.config, torch.float32)
+    if dtype == torch.float16:
+        require_scales_that_fit(subject.layout, stored, compared_tensors(empty, subject))
+    config = own_head(subject.config, empty, subject.layout)
     state = lazy_state(subject.tensors, subject.layout, stored, dtype)
     model = _from_pretrained(subject, config, None, state_dict=state)
     _round_buffers(model, dtype)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 LOW_BIT_TYPES: Final = frozenset({3, 17, 21, 22, 23})
 """``onnx.TensorProto.DataType`` of packed weights: INT8, FLOAT8E4M3FN, UINT4, INT4, FLOAT4E2M1."""
 
-FOLDING_BYTES: Final = 26
-"""Bytes for each low-bit element that ONNX Runtime takes while it dequantizes weights before the first step (nvfp4 and
-mxfp8, whose expansion has the most operators). Weights that are dequantized anew in each step take next to none and ten
-times the time: SmolLM2-135M in nvfp4 0.3 s and 2.7 GB, or 3 s and 0.3 GB."""
+FOLDING_BYTES: Final = {False: 8, True: 26}
+"""Whether the graph is expanded → bytes for each low-bit element that ONNX Runtime takes while it dequantizes weights
+once, before the first step. Done in each step it takes next to none and ten times the time: SmolLM2-135M in nvfp4 takes
+0.3 s a token and 2.7 GB, or 3 s and 0.3 GB."""
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -137,7 +137,8 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
         raise_to_float32(graph)
     if widened:
         raise_to_float32(graph, FLOAT16)
-    if needs_expansion(graph):
+    expanded = needs_expansion(graph)
+    if expanded:
         expand(graph)
     _read_small_tensors(graph, folder)
     present = {output.name for output in graph.graph.output}
@@ -151,7 +152,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
     options.add_session_config_entry(*FLOAT32_INPUTS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     disabled = []
-    if widened and _low_bit_elements(model) * FOLDING_BYTES <= available_memory() // 2:
+    if widened and _low_bit_elements(model) * FOLDING_BYTES[expanded] <= available_memory() * 3 // 4:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     elif widened:
         disabled.append("ConstantFolding")

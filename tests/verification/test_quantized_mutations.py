@@ -20,8 +20,13 @@ KEYS = "model.layers.1.self_attn.k_proj.k_scale"
 LAYER = "decoder layer 1"
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32", "bf16"])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("scheme", "precision"),
+    [
+        *((scheme, "fp16") for scheme in SCHEMES),
+        *((scheme, precision) for scheme in ("fp8-kv", "int4_awq", "nvfp4", "mxfp8") for precision in ("fp32", "bf16")),
+    ],
+)
 def test_a_right_graph_passes(quantized, scheme, precision):
     record = quantized(scheme, precision).verify().record()
     assert record.status == "passed"

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from edgellm_core.checkpoint.json_files import read_config
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.quantization.layout import read_layout
-from edgellm_core.verification.errors import ReferenceLoadError
+from edgellm_core.verification.errors import ReferenceLoadError, ScaleRangeError
 from edgellm_core.verification.reference import load_reference
 from edgellm_core.verification.subject import Subject, cut_config
 from tests.stock_modelopt import export_with_twin, tiny_llama
@@ -168,3 +168,23 @@ def test_weights_and_scales_are_rounded_to_the_type_of_the_graph(stock):
     scale = stored[f"{name}.weight_scale"].bfloat16().float()
     assert torch.equal(model.get_submodule(name).weight, stored[f"{name}.weight"].float() * scale)
     assert torch.equal(model.model.norm.weight, stored["model.norm.weight"].bfloat16().float())
+
+
+@pytest.mark.parametrize("suffix", ["weight_scale", "input_scale"])
+def test_a_scale_that_float16_does_not_hold_is_refused(copied, suffix):
+    name = f"model.layers.1.mlp.up_proj.{suffix}"
+    subject = subject_of(copied("fp8", lambda weights: weights[name].fill_(1.52e-6)))
+    load_reference(subject)
+    subject.graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    with pytest.raises(ScaleRangeError, match=rf"'{name}' changes what it scales by 0\.0"):
+        load_reference(subject)
+    load_reference(dataclasses.replace(subject, config=cut_config(subject.config, 1), layers=1))
+
+
+def test_small_scales_of_small_weights_are_let_through(copied):
+    def shrink(weights):
+        weights["model.layers.1.mlp.up_proj.weight_scale"][3] = 1.52e-6
+
+    subject = subject_of(copied("int8_sq", shrink))
+    subject.graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    load_reference(subject)
