@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgellm_core.errors import EdgellmError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -76,6 +76,18 @@ class GraphParseError(EdgellmError):
         super().__init__(
             f"{backend} can't take {where} of {path.name}: {reason}. "
             "Build without it (--engine none) or report the operator."
+        )
+
+
+class TooOldGpuError(UserError):
+    """The GPU does not compute with what is quantized."""
+
+    def __init__(self, lacking: Mapping[str, int], compute_capability: int) -> None:
+        """Name what it lacks, with the least compute capability of each."""
+        needs = ", ".join(f"{name} from SM {least}" for name, least in lacking.items())
+        super().__init__(
+            f"GPUs of compute capability {compute_capability} must compute with what is quantized; they lack {needs}. "
+            "Choose another --sm or --precision, or use --engine none."
         )
 
 

@@ -33,6 +33,7 @@ from edgellm_core.pipeline.fingerprint import (
     digest_of,
     installed_versions,
 )
+from edgellm_core.pipeline.gpu_needs import needed_compute_capabilities
 from edgellm_core.pipeline.quality import measure
 from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.quantized import layout_of
@@ -233,11 +234,12 @@ def _engine_plan(
 
     Raises:
         ZeroPointsError: an engine was asked for, and TensorRT does not take what the checkpoint holds.
+        TooOldGpuError: an engine was asked for, and its GPU does not compute with what is quantized.
         UserError: the engine can't be built here; one class per cause.
     """
     settings = job.settings
     from edgellm_core.engine import choose_backend, limits_for_context
-    from edgellm_core.engine.errors import ZeroPointsError
+    from edgellm_core.engine.errors import TooOldGpuError, ZeroPointsError
 
     limits = limits_for_context(
         checkpoint.config.get("max_position_embeddings"),
@@ -253,7 +255,15 @@ def _engine_plan(
             raise ZeroPointsError(backend.name)
         report.note("No engine: TensorRT takes no weights with zero points. The graph runs on ONNX Runtime.")
         return None
-    return EnginePlan(backend=backend, limits=limits, compute_capability=backend.target(settings.compute_capability))
+    target = backend.target(settings.compute_capability)
+    needed = needed_compute_capabilities(settings, layout, job.host.schemes())
+    lacking = {name: least for name, least in needed.items() if target is not None and least > target}
+    if target is not None and lacking:
+        if settings.engine != "auto" or settings.compute_capability is not None:
+            raise TooOldGpuError(lacking, target)
+        report.note(f"No engine: this GPU (SM {target}) lacks {', '.join(lacking)}.")
+        return None
+    return EnginePlan(backend=backend, limits=limits, compute_capability=target)
 
 
 def _engine_stage(job: Job, plan: EnginePlan | None, export: Export) -> dict[str, Any] | None:

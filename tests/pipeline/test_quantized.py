@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from edgellm_core.checkpoint.source import open_checkpoint
 from edgellm_core.engine.backend import BACKENDS
 from edgellm_core.engine.builder import build_engine
-from edgellm_core.engine.errors import EngineBuildError
+from edgellm_core.engine.errors import EngineBuildError, TooOldGpuError
 from edgellm_core.engine.profiles import ProfileLimits
 from edgellm_core.errors import NoFormError
 from edgellm_core.events import Reporter
@@ -193,6 +193,22 @@ def test_engines_of_every_scheme_are_built(built, tmp_path, scheme, options, com
 def test_a_gpu_without_the_type_is_refused_with_the_builders_reason(built, tmp_path):
     with pytest.raises(EngineBuildError, match="fp8_e4m3"):
         engine_of(built("fp8", "fp16"), tmp_path, 86)
+
+
+@pytest.mark.parametrize(("changes", "lacking"), [
+    ({"source": "fp8", "compute_capability": 86}, "fp8 weights from SM 89, an fp8 KV cache from SM 89"),
+    ({"precision": "nvfp4", "compute_capability": 89}, "nvfp4 from SM 100"),
+    ({"precision": "int4_awq", "lm_head": "fp8", "compute_capability": 86}, "fp8 from SM 89"),
+    ({"precision": "int8_sq", "kv_cache": "fp8", "compute_capability": 80}, "an fp8 KV cache from SM 89"),
+])  # fmt: skip
+def test_a_gpu_that_lacks_the_format_is_refused_at_once(stock, llama, tmp_path, quick, changes, lacking):
+    changes = dict(changes)
+    source = stock(changes.pop("source"), kv_cache=True)[0] if "source" in changes else llama
+    events = []
+    settings = quick(engine="tensorrt-rtx", **changes)
+    with pytest.raises(TooOldGpuError, match=f"they lack {lacking}"):
+        build(str(source), tmp_path / "out", settings, listener=events.append)
+    assert {event.stage for event in events} == {"checkpoint"}
 
 
 def test_the_manifest_says_what_is_quantized(built):
