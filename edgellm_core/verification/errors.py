@@ -195,6 +195,6 @@ class ScaleRangeError(UserError):
         """Name the scale, and how much rounding it changes what it scales."""
         super().__init__(
             f"float16 keeps eleven bits of numbers from 6.1e-5 to 65504 only; rounded to it, {name!r} changes what it "
-            f"scales by {change:.2g}. Build with --precision bf16 or fp32 from the quantized checkpoint, or leave that layer "
-            "unquantized."
+            f"scales by {change:.2g}. Build with --precision bf16 or fp32 from the quantized "
+            "checkpoint, or leave that layer unquantized."
         )
