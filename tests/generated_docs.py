@@ -20,6 +20,8 @@ from tests.generated_errors import errors_page
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from edgellm_core.quantization.model import QuantizedModel
+
 ROOT: Final = Path(__file__).parents[1]
 REFERENCE: Final = ROOT / "docs" / "reference"
 NOTE: Final = "<!-- Written by `make docs`. Change the code, not this file. -->"
@@ -247,7 +249,19 @@ def families_page() -> str:
 RULES_INTRO: Final = """# Surgery rules
 
 Rules run stage by stage: clean, lower, polish; within a stage the core's first, then those of plugins, of the family
-and of the target. A rule that applies another number of times than expected ends the build."""
+and of the target, where those of what is quantized come before the others. A rule that applies another number of times
+than expected ends the build."""
+
+
+def some_quantized_model() -> QuantizedModel:
+    """Return a model with a quantized layer and a quantized cache."""
+    from edgellm_core.quantization.formats import FP8
+    from edgellm_core.quantization.model import QuantizedLinear, QuantizedModel
+
+    layer = QuantizedLinear(module="up", weight="up.weight", form=FP8, outputs=2, inputs=2)
+    return QuantizedModel(
+        element_type="F16", linears={"up.weight": layer}, caches={"past_key_values.0.key": "k_proj.k_scale"}
+    )
 
 
 def rules_page() -> str:
@@ -257,7 +271,10 @@ def rules_page() -> str:
     from edgellm_core.targets import BUILT_IN, find_target
 
     groups = {"core": list(core_rules())}
-    groups |= {f"target `{name}`": list(find_target(name, {}).rules()) for name in BUILT_IN}
+    for name in BUILT_IN:
+        target = find_target(name, {})
+        groups[f"target `{name}`, of what is quantized"] = list(target.quantized(some_quantized_model()).rules)
+        groups[f"target `{name}`"] = list(target.rules())
     rows = []
     for origin, rules in groups.items():
         for rule in rules:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
@@ -43,7 +44,7 @@ def random_layer(rng, outputs, inputs, groups, *, symmetric, lowest_zero=0):
     """Return codes ``[out, in]``, zero points and float16 scales ``[out, groups]``."""
     codes = rng.integers(0, 16, (outputs, inputs))
     zeros = np.full((outputs, groups), 8) if symmetric else rng.integers(lowest_zero, 16, (outputs, groups))
-    scales = rng.uniform(0.004, 0.01, (outputs, groups)).astype(np.float16)
+    scales = (rng.integers(128, 256, (outputs, groups)) / 2**15).astype(np.float16)  # exact in bfloat16 too
     return codes, zeros, scales
 
 
@@ -54,5 +55,7 @@ def write_checkpoint(folder, config, tensors, quantization):
     if all(isinstance(tensor, np.ndarray) for tensor in tensors.values()):
         save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, folder / "model.safetensors")
     else:
+        arrays = {n: np.ascontiguousarray(t) for n, t in tensors.items() if isinstance(t, np.ndarray)}
+        tensors = tensors | {name: torch.from_numpy(array) for name, array in arrays.items()}
         save_torch(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -28,6 +28,9 @@ MODELOPT_NAMES: Final = {
 }  # fmt: skip
 """``quant_algo`` → ModelOpt's own name of it (0.47, ``export/model_config.py``)."""
 
+READABLE: Final = 0o644
+"""Mode of the weights: safetensors writes files that only their owner can read."""
+
 
 class CheckpointWriter:
     """Writes the files of a quantized checkpoint; each appears whole or not at all.
@@ -53,6 +56,7 @@ class CheckpointWriter:
         path = self.shard(index)
         temporary = path.with_suffix(".new")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
+        temporary.chmod(READABLE)
         temporary.replace(path)
 
     def finish(

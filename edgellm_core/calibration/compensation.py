@@ -81,13 +81,22 @@ def round_compensated(
 
 
 def _error_factors(gram: torch.Tensor) -> torch.Tensor:
-    """Return the upper Cholesky factor of the inverse of a damped Gram matrix, float32 [in, in]."""
+    """Return the upper Cholesky factor of the inverse of a damped Gram matrix, float32 [in, in].
+
+    Sums that were rounded to bfloat16 can leave it indefinite; it is then damped ten times as much, which ends, since
+    a diagonal that dominates is positive definite.
+    """
     import torch
 
     damped = gram.double()
-    mean = damped.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    damped.diagonal().add_(DAMPING * mean)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    step = DAMPING * damped.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    damped.diagonal().add_(step)
+    lower, indefinite = torch.linalg.cholesky_ex(damped)
+    while indefinite and torch.isfinite(step):
+        damped.diagonal().add_(9 * step)
+        step = 10 * step
+        lower, indefinite = torch.linalg.cholesky_ex(damped)
+    inverse = torch.cholesky_inverse(lower)
     factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor.float()
 

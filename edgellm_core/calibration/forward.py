@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgellm_core.calibration.statistics import StatisticsCollector
     from edgellm_core.events import Reporter
 
-TOKENS_AT_A_TIME: Final = {"cpu": 4096, "cuda": 32768}
+TOKENS_AT_A_TIME: Final = {"cpu": 2048, "cuda": 32768}
 """Tokens in a batch: enough to keep the matrix products efficient, few enough to stay in caches and memory."""
 
 

@@ -73,8 +73,7 @@ def quantize_linears(
             linears[name] = plan.linears[module]
     planned = [module for module in plan.linears if module == path or module.startswith(f"{path}.")]
     idle = {plan.name(module): IDLE for module in planned if plan.name(module) not in linears}
-    notes = [f"The input of {module} is not scaled: nothing before it takes the scale." for module in smoothed.unfolded]
-    record = LayerRecord(linears=linears, excluded=idle, notes=tuple(notes), strengths=smoothed.strengths)
+    record = LayerRecord(linears=linears, excluded=idle, unscaled=smoothed.unfolded, strengths=smoothed.strengths)
     return LayerResult(tensors=tensors, record=record)
 
 

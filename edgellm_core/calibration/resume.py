@@ -24,14 +24,14 @@ class LayerRecord:
     Attributes:
         linears: form of each quantized layer by its name in the checkpoint.
         excluded: why a layer stayed in floats, by that name.
-        notes: what the user should know.
+        unscaled: layers whose input should be scaled, and nothing before them takes the scale.
         cached: scales of its keys and values were measured.
         strengths: how strongly each smoothed input was scaled (α), by the layers that read it.
     """
 
     linears: Mapping[str, LinearFormat] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    unscaled: tuple[str, ...] = ()
     cached: bool = False
     strengths: Mapping[str, float] = field(default_factory=dict)
 
@@ -39,7 +39,7 @@ class LayerRecord:
     def from_json(cls, value: Mapping[str, Any]) -> LayerRecord:
         """Read what ``asdict`` wrote."""
         linears = {name: LinearFormat(**form) for name, form in value["linears"].items()}
-        return cls(**{**value, "linears": linears, "notes": tuple(value["notes"])})
+        return cls(**{**value, "linears": linears, "unscaled": tuple(value["unscaled"])})
 
 
 class Progress:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.calibration.checkpoint_writer import CheckpointWriter
-from edgellm_core.calibration.errors import CacheNotMeasuredError
+from edgellm_core.calibration.errors import CacheNotMeasuredError, CalibrationMemoryError
 from edgellm_core.calibration.forward import LayerForward, Pace
 from edgellm_core.calibration.hidden_states import HiddenStates
 from edgellm_core.calibration.kv_cache import CACHE_ARGUMENT, CacheRecorder
@@ -75,10 +75,24 @@ def quantize_checkpoint(
     progress = Progress(work, fingerprint_of(fingerprint, _described(request), versions))
     with torch.no_grad():
         run = _Run(stack, plan, request, ids, work, progress)
-        run.layers(report)
+        with _memory_named(run.forward):
+            run.layers(report)
         run.outside()
     run.finish(checkpoint)
+    for note in run.notes():
+        report.note(note)
     return run.writer.folder
+
+
+@contextlib.contextmanager
+def _memory_named(forward: LayerForward) -> Iterator[None]:
+    """Turn a lack of memory on the GPU that smaller batches don't cure into a message."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise CalibrationMemoryError(forward.stack.path, forward.batch, forward.ids.shape[1]) from error
 
 
 class _Run:
@@ -140,8 +154,6 @@ class _Run:
                 self.forward.probe(index), self.plan, self.request.scheme.smoothing, inputs, self.feeders
             )
         result = quantize_linears(self.stack, self.plan, path, inputs, smoothed)
-        for note in result.record.notes:
-            pace.report.note(note)
         scales = cache.scales()
         self.writer.write_shard(index + 1, {**result.tensors, **scales})
         self.progress.add(replace(result.record, cached=bool(scales)))
@@ -178,6 +190,19 @@ class _Run:
         untied = self.plan.head is not None and bool(checkpoint.config.get("tie_word_embeddings"))
         self.writer.finish(checkpoint, linears, excluded, kv_cache=self.request.kv_cache, untied=untied)
         self.states.remove()
+
+    def notes(self) -> list[str]:
+        """Return what the user should know about what happened to the layers."""
+        unscaled = [name for layer in self.progress.layers for name in layer.unscaled]
+        idle = [name for layer in self.progress.layers for name in layer.excluded]
+        notes = []
+        if unscaled:
+            more = ", …" if len(unscaled) > 1 else ""
+            notes.append(f"Inputs that nothing before them takes a scale for: {len(unscaled)}, {unscaled[0]}{more}.")
+        if idle:
+            more = ", …" if len(idle) > 1 else ""
+            notes.append(f"Layers in floats, as no calibration token reaches them: {len(idle)}, {idle[0]}{more}.")
+        return notes
 
     def _linears_under(self, path: str) -> dict[str, nn.Module]:
         from torch import nn

@@ -174,6 +174,7 @@ def open_stack(
     from edgellm_core.tracing.weightless import build_weightless
 
     model = build_weightless(config, dtype)
+    _use_own_attention(model)
     path, layers = find_stack(model)
     if not path:
         raise NotLayerwiseError(type(model).__name__, "it has no list of decoder layers")
@@ -189,3 +190,12 @@ def open_stack(
         dtype=dtype,
         device=device,
     )
+
+
+def _use_own_attention(model: PreTrainedModel) -> None:
+    """Let a model compute attention as transformers chooses for it.
+
+    Tracing replaces ``sdpa`` for every model; torch's own knows neither soft caps nor sinks.
+    """
+    if model._can_set_attn_implementation():  # noqa: SLF001  # no public query exists (transformers 5.23)
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")  # noqa: SLF001  # as from_pretrained

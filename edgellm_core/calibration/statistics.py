@@ -64,9 +64,9 @@ class InputStatistics:
             low, high = rows.aminmax()
             self.amax = _larger(self.amax, high.maximum(-low).float())
         if measured.products:
-            spread = rows[:: measured.products]
+            spread = rows[:: measured.products].float()  # sums rounded to bfloat16 are not positive definite any more
             self.products_of += spread.shape[0]
-            products = (spread.T @ spread).float()  # bfloat16 accumulates in float32, too, and rounds the sums
+            products = spread.T @ spread
             self.gram = products if self.gram is None else self.gram.add_(products)
 
     def _add_channels(self, rows: torch.Tensor) -> None:

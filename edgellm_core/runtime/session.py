@@ -30,10 +30,6 @@ STATE_TYPES: Final = {
 FLOAT8: Final = {"tensor(float8e4m3fn)": 17}
 """ONNX Runtime's name of element types that arrays hold the bits of → ``onnx.TensorProto``'s number."""
 
-FLOAT32_INPUTS: Final = ("session.qdq_matmulnbits_accuracy_level", "1")
-"""ONNX Runtime's setting that keeps the inputs of weight-only int4 layers in float32. Its default, 4, rounds them to 8
-bits, which the graph does not say: errors of 1e-2 instead of 1e-6 in a random model (1.32)."""
-
 INLINE_BYTES: Final = 4096
 """External tensors up to this size are read into the graph where it is loaded from memory: shape inference needs the
 values of shape constants then and does not find them in files."""
@@ -201,6 +197,7 @@ def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
 
     from edgellm_core.runtime.float32_twin import has_bfloat16, raise_to_float32
     from edgellm_core.runtime.plain_operators import expand, needs_expansion
+    from edgellm_core.runtime.quantized import session_settings
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: ONNX Runtime warns about optimizations that it declines
@@ -208,11 +205,12 @@ def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
     options.enable_cpu_mem_arena = False
     # threads that wait for work asleep took 62 ms of CPU a token, spinning ones 103, and lost no time on 2 busy cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry(*FLOAT32_INPUTS)
     options.intra_op_num_threads = threads or 0
     source: str | bytes = str(path)
     try:
         model = load(str(path), load_external_data=False)
+        for name, setting in session_settings(model):
+            options.add_session_config_entry(name, setting)
         raised, expanded = has_bfloat16(model), needs_expansion(model)
         if raised:
             raise_to_float32(model)

@@ -129,7 +129,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
 
     from edgellm_core.runtime.float32_twin import FLOAT16, has_bfloat16, raise_to_float32
     from edgellm_core.runtime.plain_operators import expand, needs_expansion
-    from edgellm_core.runtime.session import FLOAT32_INPUTS
+    from edgellm_core.runtime.quantized import FLOAT32_INPUTS
 
     graph = onnx.ModelProto()
     graph.CopyFrom(model)

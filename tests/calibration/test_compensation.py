@@ -125,3 +125,20 @@ def test_the_nearest_numbers_are_those_of_ml_dtypes(values):
     assert np.array_equal(nearest_e2m1(torch.from_numpy(array)).numpy(), e2m1)
     e4m3 = (array * 50).clip(-448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
     assert np.array_equal(nearest_e4m3(torch.from_numpy(array * 50)).numpy(), e4m3)
+
+
+def test_sums_that_were_rounded_to_bfloat16_still_compensate():
+    """Inputs that are nearly one and the same: rounded to 8 bits, their Gram matrix has eigenvalues far below zero."""
+    generator = torch.Generator().manual_seed(0)
+    weight, steps, _gram = case("int4")
+    tokens = (
+        torch.randn(400, 1, generator=generator) * (1 + torch.arange(48) % 5)
+        + torch.randn(400, 48, generator=generator) / 1000
+    )
+    exact = tokens.T @ tokens
+    rounded = exact.bfloat16().float()
+    assert torch.linalg.eigvalsh(rounded.double()).min() < -DAMPING * rounded.diagonal().mean()
+    found = round_compensated(weight, steps, rounded, NEAREST["int4"])
+    wide = steps.repeat_interleave(16, 1)
+    plain = NEAREST["int4"](weight / wide) * wide
+    assert loss(weight - found, exact) < loss(weight - plain, exact)

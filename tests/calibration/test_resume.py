@@ -84,7 +84,7 @@ def test_the_files_of_the_hidden_states_go_when_it_is_done(deep, ids, quantized)
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    record = LayerRecord(linears={"a": INT4}, excluded={"b": "why"}, notes=("c",), cached=True, strengths={"d": 0.5})
+    record = LayerRecord(linears={"a": INT4}, excluded={"b": "why"}, unscaled=("c",), cached=True, strengths={"d": 0.5})
     assert LayerRecord.from_json(json.loads(json.dumps(asdict(record)))) == record
     progress = Progress(tmp_path / "work", "one")
     progress.add(record)

@@ -211,7 +211,7 @@ def test_channels_of_one_value_row_share_their_scale():
 def test_a_smoothed_checkpoint_has_no_scale_left_and_computes_the_same(llama, ids, quantized, scheme):
     folder, tensors, notes = quantized(llama, ids, scheme)
     assert not [name for name in tensors if "pre_quant_scale" in name]
-    assert not [note for note in notes if "not scaled" in note]
+    assert not [note for note in notes if "takes a scale" in note]
     assert json.loads((folder / "hf_quant_config.json").read_text())["quantization"].get("pre_quant_scale") is not True
     model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
     plain = copy.deepcopy(model)
@@ -237,3 +237,9 @@ def dequantized(tensors, name):
     pairs = torch.stack([weight & 15, weight >> 4], dim=1).reshape(-1, weight.shape[1]).to(torch.int8)
     signed = torch.where(pairs > 7, pairs - 16, pairs).float()
     return (signed.reshape(signed.shape[0], scale.shape[1], -1) * scale[:, :, None]).reshape(signed.shape)
+
+
+def test_inputs_that_nothing_takes_a_scale_for_are_named(ids, quantized, tmp_path):
+    folder = write_tiny_checkpoint(tmp_path / "source", PHI, dtype="float16", tokenizer=False)
+    _folder, _tensors, notes = quantized(folder, ids, "int4_awq")
+    assert "Inputs that nothing before them takes a scale for: 2, model.layers.0.mlp.fc2, …." in notes

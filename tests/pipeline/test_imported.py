@@ -159,6 +159,17 @@ def fp8_of_compressed_tensors(folder, *, by_channel, caches=()):
     return write_checkpoint(folder, model.config.to_dict(), tensors, quantization), model
 
 
+def test_scales_in_bfloat16_are_taken_as_they_are(tmp_path, quick):
+    """As LLM Compressor writes them for models in bfloat16."""
+
+    def tensors(codes, zeros, scales, member):
+        return packed_tensors(codes, zeros, scales, member) | {"weight_scale": torch.from_numpy(scales).bfloat16()}
+
+    folder, model = written(tmp_path / "source", compressed("pack-quantized", FOUR_BITS), tensors)
+    bundle = build(str(folder), tmp_path / "out", quick(verify="off"))
+    assert error_of(bundle, model) < 2e-6
+
+
 @pytest.mark.parametrize("by_channel", [False, True])
 def test_fp8_of_compressed_tensors(tmp_path, quick, by_channel):
     folder, model = fp8_of_compressed_tensors(tmp_path / "source", by_channel=by_channel)

@@ -240,6 +240,49 @@ def test_a_head_is_quantized_apart_from_the_embedding_that_it_is_tied_to(tmp_pat
     assert types["lm_head.weight"] == onnx.TensorProto.FLOAT8E4M3FN
 
 
+def describe(folder, **quantization):
+    path = folder / "hf_quant_config.json"
+    path.write_text(json.dumps({"quantization": quantization}))
+
+
+def test_layers_of_several_formats_and_of_none_in_one_graph(stock, copied, tmp_path, quick):
+    """Layer 0 takes its MLP from the int4 checkpoint; layer 1 has no quantized attention."""
+    of_int4 = load_file(stock("int4_awq")[0] / "model.safetensors")
+    plain = dict(tiny_llama().named_parameters())
+
+    def mix(tensors):
+        for name in list(tensors):
+            module = name.rpartition(".")[0]
+            if ".0.mlp." in name or (".1.self_attn." in name and name.endswith("_scale")):
+                del tensors[name]
+            elif ".1.self_attn." in name:
+                tensors[name] = plain[f"{module}.weight"].detach().clone()
+        tensors.update({name: tensor for name, tensor in of_int4.items() if ".0.mlp." in name})
+
+    folder = copied("fp8", mix)
+    modules = {name.removesuffix(".weight_scale") for name in load_file(folder / "model.safetensors")
+               if name.endswith(".weight_scale")}  # fmt: skip
+    layers = {module: {"quant_algo": "W4A16_AWQ" if ".0.mlp." in module else "FP8"} for module in modules}
+    describe(folder, quant_algo="MIXED_PRECISION", quantized_layers=layers)
+    bundle = build(str(folder), tmp_path / "out", quick(verify="full"))
+    assert bundle.manifest.precision == "mixed"
+    assert bundle.manifest.quantization.linears == {"fp8": 7, "int4": 3}
+    counts = {record.rule: record.applied for record in bundle.manifest.surgery}
+    assert (counts["QuantizedLinearToMatMul"], counts["LinearToMatMul"]) == (10, 5)
+
+
+def test_weight_only_nvfp4_leaves_the_inputs_alone(copied, tmp_path, quick):
+    def drop(tensors):
+        for name in [name for name in tensors if name.endswith(".input_scale")]:
+            del tensors[name]
+
+    folder = copied("nvfp4", drop)
+    describe(folder, quant_algo="W4A16_NVFP4", group_size=16)
+    bundle = build(str(folder), tmp_path / "out", quick(verify="full"))
+    assert not any(node.domain for node in graph_of(bundle).node)
+    assert engine_of(build(str(folder), tmp_path / "half", quick(verify="off", precision="fp16")), tmp_path, 120).bytes
+
+
 def test_a_tensor_that_no_format_has_is_named(copied, tmp_path, quick):
     folder = copied("fp8", lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.surprise": torch.zeros(1)}))
     with pytest.raises(UnexpectedTensorsError, match=r"'model\.layers\.0\.mlp\.up_proj\.surprise'"):

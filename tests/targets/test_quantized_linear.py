@@ -18,7 +18,7 @@ from edgellm_core.errors import NoFormError
 from edgellm_core.events import Reporter
 from edgellm_core.quantization.formats import FP8, INT4, INT8_SQ, MXFP8, NVFP4
 from edgellm_core.quantization.model import QuantizedLinear, QuantizedModel
-from edgellm_core.runtime.session import FLOAT32_INPUTS
+from edgellm_core.runtime.quantized import FLOAT32_INPUTS
 from edgellm_core.surgery.errors import RuleCountError
 from edgellm_core.surgery.run import run_rules
 from edgellm_core.targets.onnx import OnnxTarget

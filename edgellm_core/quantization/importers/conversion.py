@@ -77,11 +77,19 @@ def canonical_directory(
             _copy_other_files(directory, config, made)
             _write_description(made / QUANT_CONFIG, imported)
             _write_safetensors(made / SINGLE_FILE, new, report)
-            if not result.is_dir():  # another process may have been faster
-                made.rename(result)
+            _publish(made, result)
     except OSError as error:
         raise CacheWriteError(result.parent, error) from error
     return result
+
+
+def _publish(made: Path, result: Path) -> None:
+    """Rename a finished conversion into place; another process may have been faster."""
+    try:
+        made.rename(result)
+    except OSError:
+        if not result.is_dir():
+            raise
 
 
 def _all_tensors(tensors: TensorIndex, imported: Imported) -> dict[str, NewTensor | TensorEntry]:

@@ -15,6 +15,8 @@ from edgellm_core.targets.onnx.quantized_recipes import TURNED, linear_recipes
 from edgellm_core.weights.external_data import ONNX_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgellm_core.contract import GraphDimensions
     from edgellm_core.quantization.model import QuantizedLinear, QuantizedModel
     from edgellm_core.weights.recipe import Recipe
@@ -66,7 +68,8 @@ class QuantizedLinearToMatMul(Rule):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the input, the weight and their product."""
         linear = self._model.linears[node.inputs[1].name]
-        writer = _Writer(node=node, edit=edit, linear=linear, element_type=self._model.element_type)
+        recipes = linear_recipes(linear, self._model.element_type)
+        writer = _Writer(node=node, edit=edit, linear=linear, element_type=self._model.element_type, recipes=recipes)
         write_product(node, writer.input(), writer.weight(), edit)
 
 
@@ -79,12 +82,14 @@ class _Writer:
         edit: adds the nodes.
         linear: the layer.
         element_type: type of the graph.
+        recipes: its initializers by suffix.
     """
 
     node: gs.Node
     edit: Editor
     linear: QuantizedLinear
     element_type: str
+    recipes: Mapping[str, Recipe]
 
     def input(self) -> gs.Tensor:
         """Return the input ``[…, in]``: smoothed, put in order, and rounded, each where the format says so."""
@@ -154,7 +159,7 @@ class _Writer:
         return int(onnx.TensorProto.DataType.Value(ONNX_TYPES[self.element_type]))
 
     def _stored(self, suffix: str) -> gs.Variable:
-        return variable(linear_recipes(self.linear, self.element_type)[suffix], self.edit)
+        return variable(self.recipes[suffix], self.edit)
 
     def _add(self, op: str, inputs: list[gs.Tensor], label: str, **options: Any) -> gs.Tensor:
         return self.edit.node(op, inputs, f"{self.node.name}.{label}", name=f"{self.node.name}/{label}", **options)
