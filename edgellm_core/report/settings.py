@@ -33,7 +33,8 @@ class CompareSettings:
         precisions: precisions and quantization schemes to build.
         prompts: texts that all of them answer.
         max_new_tokens: most tokens of an answer.
-        build: other fields of ``BuildSettings``; those for quantizations are left out where they mean nothing.
+        build: other fields of ``BuildSettings``; those for quantizations are left out where they mean nothing, like a
+            group size for a scheme that has only one.
 
     Raises:
         InvalidSettingError: no precision, one twice, or a value out of range.
@@ -64,4 +65,5 @@ class CompareSettings:
         if settings.group_size is None:
             return settings
         scheme = find_scheme(precision, PluginHost.load(settings.plugin_paths).schemes())
-        return settings if scheme.block_sizes else BuildSettings(**{**given, "group_size": None})
+        has_choice = len(scheme.block_sizes) > 1
+        return settings if has_choice else BuildSettings(**{**given, "group_size": None})

@@ -25,9 +25,9 @@ def test_what_can_not_work_is_refused_at_once(settings, error, message):
 
 def test_settings_of_quantizations_reach_quantizations_only():
     options = {"group_size": 64, "skip": ("model.layers.0.*",), "lm_head": "fp8", "calib_samples": 8}
-    settings = CompareSettings(precisions=("fp16", "fp8", "int4_awq"), build=options)
-    plain, fp8, int4 = map(settings.build_settings, settings.precisions)
+    settings = CompareSettings(precisions=("fp16", "fp8", "int4_awq", "nvfp4"), build=options)
+    plain, fp8, int4, nvfp4 = map(settings.build_settings, settings.precisions)
     assert (plain.group_size, plain.skip, plain.lm_head) == (None, (), None)
     assert (fp8.group_size, fp8.skip, fp8.lm_head, fp8.calib_samples) == (None, ("model.layers.0.*",), "fp8", 8)
-    assert int4.group_size == 64
-    assert {one.quality for one in (plain, fp8, int4)} == {"off"}
+    assert (int4.group_size, nvfp4.group_size) == (64, None)
+    assert {one.quality for one in (plain, fp8, int4, nvfp4)} == {"off"}
