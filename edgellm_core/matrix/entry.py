@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.matrix.errors import MatrixSyntaxError
 from edgellm_core.matrix.tokens import BY_LENGTH, PRECISIONS, TOKENS, explain_unknown, nearest
+from edgellm_core.quantization.schemes import BUILT_IN
 from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class MatrixEntry:
     Attributes:
         model: a name in model_registry.yaml, in any case, or ``tiny``.
         precision: of the weights.
-        lm_head_precision: of the output head; None for that of the weights.
+        lm_head_precision: of the output head; None for floats.
         fp8_kv_cache: the KV cache is in FP8.
         max_seq_len: tokens of a sequence at most: capacity of the KV cache.
         max_batch_size: sequences at once at most.
@@ -141,14 +142,26 @@ class MatrixEntry:
 
     def unavailable(self) -> list[str]:
         """Return what the entry asks for that this edgellm does not have, each named with its token."""
-        missing = [f"precision {self.precision}"] if self.precision not in ELEMENT_TYPES else []
-        if self.lm_head_precision not in {None, self.precision}:
+        known = self.precision in {*ELEMENT_TYPES, *BUILT_IN}
+        missing = [] if known else [f"precision {self.precision}"]
+        if self.lm_head_precision not in {None, self.precision, *self._heads()}:
             missing.append(f"an output head of another precision (lm{self.lm_head_precision})")
         features: dict[str, list[str]] = {}
+        if self.fp8_kv_cache and not self.quantizes:
+            features["a KV cache in FP8 under float weights"] = ["fp8kv"]
         for feature, text in self._tokens():
             if feature:
                 features.setdefault(feature, []).append(text)
         return [*missing, *(f"{feature} ({', '.join(texts)})" for feature, texts in features.items())]
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the precision is a quantization scheme of the core."""
+        return self.precision in BUILT_IN
+
+    def _heads(self) -> set[str]:
+        """Return the precisions that the output head may have besides that of the weights."""
+        return {"fp16", *BUILT_IN} if self.quantizes else set()
 
     def _tokens(self) -> Iterator[tuple[str, str]]:
         """Yield feature and text of the tokens that are there, in canonical order."""

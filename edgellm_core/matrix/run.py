@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgellm_core.errors import EdgellmError, UnknownNameError
+from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,9 @@ Outcome = Literal["passed", "failed", "crashed", "xfailed", "xpassed", "skipped"
 
 BAD: Final = ("failed", "crashed", "xpassed")
 """Outcomes that make a run fail; expected failures are strict."""
+
+TINY_CALIBRATION: Final = {"calib_data": "builtin", "calib_samples": 8, "calib_length": 16}
+"""What a tiny checkpoint is calibrated on: its weights are random, so any text does, and its context is short."""
 
 _ONE_BUILD: Final = threading.Lock()
 """Tracing replaces functions of transformers for the whole process, and Dask runs tasks in threads."""
@@ -116,7 +120,17 @@ def build_settings(case: MatrixCase, settings: RunSettings) -> BuildSettings:
     from edgellm_core.pipeline.settings import BuildSettings
 
     entry = case.entry
+    quantized: dict[str, Any] = {}
+    if entry.quantizes:
+        head = entry.lm_head_precision
+        quantized = {
+            "lm_head": None if head in ELEMENT_TYPES else head,
+            "kv_cache": "fp8" if entry.fp8_kv_cache else None,
+            "quality": "off",
+            **(TINY_CALIBRATION if entry.tiny else {}),
+        }
     return BuildSettings(
+        **quantized,
         precision=entry.precision,
         family=case.family,
         plugin_paths=settings.plugin_paths,

@@ -77,7 +77,7 @@ _BENCHMARK: Final = "a benchmark of fixed shapes"
 _VOCABULARY: Final = "vocabulary reduction"
 
 TOKENS: Final[tuple[Token, ...]] = (
-    _row("fp8kv", "fp8_kv_cache", "flag", "KV cache in FP8", "a KV cache in FP8"),
+    _row("fp8kv", "fp8_kv_cache", "flag", "KV cache in FP8, with a precision that quantizes"),
     _row("mxsl", "max_seq_len", "number", "tokens of a sequence at most: capacity of the KV cache", least=2),
     _row("mxbs", "max_batch_size", "number", "sequences at once at most"),
     _row("mxil", "max_input_len", "number", "tokens of a prompt at most"),

@@ -109,19 +109,27 @@ def _with_bias(mask: torch.Tensor | None, bias: torch.Tensor | None, dtype: torc
 
 @contextlib.contextmanager
 def recorded_attention(context: TraceContext) -> Iterator[None]:
-    """Take over the attention and mask functions of transformers in the body."""
+    """Take over the attention and mask functions of transformers in the body.
+
+    Both places that a model may look in are taken: those of all, and those of one instance, which win; ModelOpt's
+    calibration, for one, leaves a function there.
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     attention_slots = AttentionInterface._global_mapping  # noqa: SLF001  # register() refuses to replace built-ins
-    mask_slots = ALL_MASK_ATTENTION_FUNCTIONS
-    saved_attention, saved_masks = attention_slots["sdpa"], dict(mask_slots._local_mapping)  # noqa: SLF001
-    attention_slots["sdpa"] = functools.partial(record_attention, context)
+    own_slots, mask_slots = ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS
+    saved_attention, saved_own = attention_slots["sdpa"], dict(own_slots._local_mapping)  # noqa: SLF001
+    saved_masks = dict(mask_slots._local_mapping)  # noqa: SLF001
+    attention_slots["sdpa"] = own_slots["sdpa"] = functools.partial(record_attention, context)
     mask_slots["sdpa"] = functools.partial(boolean_mask, context)
     mask_slots["eager"] = functools.partial(additive_mask, context)
     try:
         yield
     finally:
         attention_slots["sdpa"] = saved_attention
+        own_slots._local_mapping.clear()  # noqa: SLF001
+        own_slots._local_mapping.update(saved_own)  # noqa: SLF001
         mask_slots._local_mapping.clear()  # noqa: SLF001
         mask_slots._local_mapping.update(saved_masks)  # noqa: SLF001

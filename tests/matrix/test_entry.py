@@ -189,16 +189,22 @@ def test_an_entry_without_a_text_can_not_be_made(fields, problem):
         MatrixEntry(**{"model": "tiny", "precision": "fp16", **fields})
 
 
+SCHEMES = {"fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8"}
+
+
 @pytest.mark.parametrize(
     ("text", "missing"),
     [
         ("tiny-fp16-lmfp16-mxsl64-mxbs2-mxil16", []),
-        ("tiny-int4_awq", ["precision int4_awq"]),
+        ("tiny-int4_awq", []),
+        ("tiny-fp8-lmfp8-fp8kv", []),
+        ("tiny-int4_awq-lmfp16", []),
+        ("tiny-int4_gptq", ["precision int4_gptq"]),
         ("tiny-fp16-lmfp8", ["an output head of another precision (lmfp8)"]),
-        ("tiny-fp16-fp8kv-mxsl64", ["a KV cache in FP8 (fp8kv)"]),
+        ("tiny-fp16-fp8kv-mxsl64", ["a KV cache in FP8 under float weights (fp8kv)"]),
         (
             "tiny-nvfp4-lora-mxlr8-eagle-x-fp16-mvts60",
-            ["precision nvfp4", "LoRA adapters (lora, mxlr8)", "EAGLE speculative decoding (eagle-x-fp16, mvts60)"],
+            ["LoRA adapters (lora, mxlr8)", "EAGLE speculative decoding (eagle-x-fp16, mvts60)"],
         ),
         ("tiny-fp16-vitfp8-mxit8", ["a vision encoder (vitfp8, mxit8)"]),
         ("tiny-fp16-rvs8-bs1", ["vocabulary reduction (rvs8)", "a benchmark of fixed shapes (bs1)"]),
@@ -213,7 +219,13 @@ def test_what_the_product_does_not_have_is_named(text, missing):
 def test_only_limits_and_precisions_of_a_build_are_available(entry):
     built = {
         field: getattr(entry, field)
-        for field in ("model", "precision", "lm_head_precision", "max_seq_len", "max_batch_size", "max_input_len")
-    }
-    plain = built["precision"] in {"fp32", "fp16", "bf16"} and built["lm_head_precision"] in {None, entry.precision}
-    assert (entry.unavailable() == []) is (plain and entry == MatrixEntry(**built))
+        for field in (
+            "model", "precision", "lm_head_precision", "max_seq_len", "max_batch_size", "max_input_len", "fp8_kv_cache",
+        )
+    }  # fmt: skip
+    heads = {None, entry.precision}
+    if entry.precision in SCHEMES:
+        heads |= {"fp16", *SCHEMES}
+    known = entry.precision in {"fp32", "fp16", "bf16", *SCHEMES} and entry.lm_head_precision in heads
+    cached = entry.precision in SCHEMES or not entry.fp8_kv_cache
+    assert (entry.unavailable() == []) is (known and cached and entry == MatrixEntry(**built))

@@ -57,9 +57,9 @@ def test_a_crash_is_told_with_its_traceback_and_raises_nothing(pack):
 
 
 def test_what_the_product_does_not_have_is_skipped_by_name():
-    result = run_case(case("tiny-int4_awq-fp8kv", xfail="never asked"))
+    result = run_case(case("tiny-int4_gptq-lora", xfail="never asked"))
     assert (result.outcome, result.seconds, result.bad) == ("skipped", 0.0, False)
-    assert result.message == "Not yet: precision int4_awq; a KV cache in FP8 (fp8kv)."
+    assert result.message == "Not yet: precision int4_gptq; LoRA adapters (lora)."
 
 
 def test_an_expected_failure_is_no_failure():
@@ -80,7 +80,7 @@ def test_an_unknown_engine_is_refused_before_anything_runs():
 
 
 def test_a_result_as_json_has_the_entry_as_text():
-    assert run_case(case("tiny-fp8")).to_json() == {
-        "family": "llama", "entry": "tiny-fp8", "tier": "l0", "outcome": "skipped", "seconds": 0.0,
-        "message": "Not yet: precision fp8.", "details": "", "max_rel_err": None,
+    assert run_case(case("tiny-int4_gptq")).to_json() == {
+        "family": "llama", "entry": "tiny-int4_gptq", "tier": "l0", "outcome": "skipped", "seconds": 0.0,
+        "message": "Not yet: precision int4_gptq.", "details": "", "max_rel_err": None,
     }  # fmt: skip

@@ -8,6 +8,8 @@ import pytest
 import torch
 from decoders import fields_of
 from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from edgellm_core.contract import ModelFamily
 from edgellm_core.errors import PluginError
@@ -203,6 +205,13 @@ def test_attention_attributes_of_the_family_win(report):
     ]
     assert given
     assert all(attributes == {"scale": 0.5, "softcap": 3.0} for attributes in given)
+
+
+def test_attention_is_captured_where_another_tool_left_its_own(report, monkeypatch):
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "sdpa", sdpa_attention_forward)
+    template = trace(transformers_config(fields_of("llama")), ModelFamily(), "fp32", full_depth=False, report=report)
+    assert any(node.op_type == "Attention" for node in template.model.graph.node)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
 
 
 def test_a_family_may_prepare_the_config(tmp_path):

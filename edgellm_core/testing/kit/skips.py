@@ -14,6 +14,7 @@ class SkipReason(enum.Enum):
     """
 
     NEEDS_GPU = "needs-gpu"
+    NEEDS_MODELOPT = "needs-modelopt"
     NEEDS_TENSORRT = "needs-tensorrt"
     NEEDS_TENSORRT_RTX = "needs-tensorrt-rtx"
     NEEDS_TRANSFORMERS = "needs-transformers"
@@ -34,13 +35,14 @@ class SkipReason(enum.Enum):
 
 MEANINGS = {
     SkipReason.NEEDS_GPU: "No NVIDIA GPU is visible.",
+    SkipReason.NEEDS_MODELOPT: 'The package nvidia-modelopt is not installed: pip install "edgellm[quantize]".',
     SkipReason.NEEDS_TENSORRT: "The package tensorrt is not installed.",
     SkipReason.NEEDS_TENSORRT_RTX: 'The package tensorrt-rtx is not installed: pip install "edgellm[rtx]".',
     SkipReason.NEEDS_TRANSFORMERS: "The installed transformers is outside the family's range.",
     SkipReason.NEEDS_WEIGHTS: "The weights are not here: install their package, give --weights or --download.",
     SkipReason.NO_CHAT_TEMPLATE: "The family brings no chat template; its checkpoints have their own.",
     SkipReason.NO_REGISTRY_ENTRY: "model_registry.yaml has no model of this family.",
-    SkipReason.NO_SCHEME: "No quantization scheme is installed.",
+    SkipReason.NO_SCHEME: "matrix.yaml has no tiny entry with a quantization scheme.",
 }
 """Reason → what is missing, as a sentence."""
 
