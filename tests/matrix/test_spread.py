@@ -25,7 +25,7 @@ def outcomes(results):
 
 
 def test_one_process_yields_each_result_when_it_is_there(monkeypatch):
-    cases = [case("tiny-fp8"), case("tiny-nvfp4")]
+    cases = [case("tiny-int4_gptq"), case("tiny-nvfp4")]
     results = run_cases(cases, RunSettings())
     assert next(results).case is cases[0]
     assert next(results).case is cases[1]
@@ -33,11 +33,11 @@ def test_one_process_yields_each_result_when_it_is_there(monkeypatch):
 
 def test_a_process_that_dies_costs_its_own_case_only(pack):
     settings = RunSettings(plugin_paths=(pack({"mine": DIES}, ""),))
-    cases = [case("tiny-fp32", "mine"), case("tiny-fp16-lora"), case("tiny-fp8")]
+    cases = [case("tiny-fp32", "mine"), case("tiny-fp16-lora"), case("tiny-int4_gptq")]
     results = list(run_cases(cases, settings, jobs=2))
     assert outcomes(results) == [
         ("llama", "tiny-fp16-lora", "skipped"),
-        ("llama", "tiny-fp8", "skipped"),
+        ("llama", "tiny-int4_gptq", "skipped"),
         ("mine", "tiny-fp32", "crashed"),
     ]
     message = next(result.message for result in results if result.outcome == "crashed")
@@ -65,13 +65,13 @@ def test_workers_share_the_cases(cluster, pack):
 
 
 def test_equal_cases_run_each(cluster):
-    assert len(list(run_cases([case("tiny-fp8")] * 3, RunSettings(), scheduler=cluster))) == 3
+    assert len(list(run_cases([case("tiny-int4_gptq")] * 3, RunSettings(), scheduler=cluster))) == 3
 
 
 def test_a_worker_that_dies_again_and_again_costs_its_own_case_only(cluster, pack):
     settings = RunSettings(plugin_paths=(pack({"mine": DIES}, ""),))
-    results = list(run_cases([case("tiny-fp32", "mine"), case("tiny-fp8")], settings, scheduler=cluster))
-    assert outcomes(results) == [("llama", "tiny-fp8", "skipped"), ("mine", "tiny-fp32", "crashed")]
+    results = list(run_cases([case("tiny-fp32", "mine"), case("tiny-int4_gptq")], settings, scheduler=cluster))
+    assert outcomes(results) == [("llama", "tiny-int4_gptq", "skipped"), ("mine", "tiny-fp32", "crashed")]
     assert "Its worker could not run it: KilledWorker: " in next(result.message for result in results if result.bad)
 
 
@@ -82,7 +82,7 @@ def test_a_scheduler_without_workers_is_refused():
         LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
         pytest.raises(NoWorkersError, match=f"--scheduler {cluster.scheduler_address} has no workers"),
     ):
-        run_cases([case("tiny-fp8")], RunSettings(), scheduler=cluster.scheduler_address)
+        run_cases([case("tiny-int4_gptq")], RunSettings(), scheduler=cluster.scheduler_address)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_a_scheduler_without_workers_is_refused():
 def test_an_address_where_no_scheduler_answers_is_refused(monkeypatch, address, reason):
     monkeypatch.setattr("edgellm_core.matrix.spread.CONNECT_SECONDS", 0.5)
     with pytest.raises(UnreachableSchedulerError, match=f"--scheduler {address} must be .*{reason}"):
-        run_cases([case("tiny-fp8")], RunSettings(), scheduler=address)
+        run_cases([case("tiny-int4_gptq")], RunSettings(), scheduler=address)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingDistributedError, match=r'pip install "edgellm\[distributed\]"'):
-        run_cases([case("tiny-fp8")], RunSettings(), scheduler="tcp://127.0.0.1:9")
+        run_cases([case("tiny-int4_gptq")], RunSettings(), scheduler="tcp://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(

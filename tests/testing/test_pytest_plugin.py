@@ -95,7 +95,7 @@ def test_a_skip_for_another_reason_fails(tmp_path, kit):
 
 
 def test_a_run_that_skipped_everything_fails(kit):
-    code, output, outcomes = kit("--edgellm-family=qwen3", "--edgellm-level=2", "-k", "L2 or chat_template_renders")
+    code, output, outcomes = kit("--edgellm-family=stablelm", "--edgellm-level=2", "-k", "L2 or chat_template_renders")
     assert set(outcomes.values()) == {"skipped"}
     assert code == 1
     assert "every check was skipped, so nothing was proved: no-chat-template (1), no-scheme (1)" in output
