@@ -118,7 +118,7 @@ def test_run_as_json_prints_one_object_an_entry_and_fails_with_the_entry(invoke,
     assert ET.parse(tmp_path / "junit.xml").getroot().get("failures") == "1"
 
 
-@pytest.mark.parametrize("entry", ["tiny-fp32-lora", "tiny-nvfp4-mxsl8"], ids=["in a file", "in none"])
+@pytest.mark.parametrize("entry", ["tiny-fp32-lora", "tiny-int4_gptq-mxsl8"], ids=["in a file", "in none"])
 def test_a_run_that_skips_everything_fails(invoke, entry):
     result = invoke("run", "--entry", entry)
     assert isinstance(result.exception, NothingRanError)

@@ -25,7 +25,7 @@ def outcomes(results):
 
 
 def test_one_process_yields_each_result_when_it_is_there(monkeypatch):
-    cases = [case("tiny-int4_gptq"), case("tiny-nvfp4")]
+    cases = [case("tiny-int4_gptq"), case("tiny-fp16-lora")]
     results = run_cases(cases, RunSettings())
     assert next(results).case is cases[0]
     assert next(results).case is cases[1]
