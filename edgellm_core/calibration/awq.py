@@ -7,9 +7,10 @@ one scale serves them all and folds into what feeds them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edgellm_core.calibration.scales import Search, best_scale, sample_rows
+from edgellm_core.quantization.formats import LARGEST_INT4
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from edgellm_core.calibration.statistics import InputStatistics
-
-LARGEST_INT4: Final = 7.0
-"""Weights are divided by amax / 7 and clamped to [-8, 7] (ModelOpt 0.47, ``pack_int4_in_uint8``)."""
 
 
 def search_awq(statistics: InputStatistics, weights: Sequence[torch.Tensor], block: int, search: Search) -> float:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from edgellm_core.quantization.formats import LARGEST_E4M3, LARGEST_INT4
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -25,9 +27,6 @@ WIDEST: Final = 4096
 CLIPS: Final = tuple(0.45 + 0.025 * index for index in range(23))
 """Candidates for the largest value of a block that keeps its sign and size, as a share of the largest weight."""
 
-LARGEST_INT4: Final = 7
-"""Weights are divided by amax / 7 and clamped to [-8, 7] (ModelOpt 0.47, ``pack_int4_in_uint8``)."""
-
 
 def nearest_e2m1(values: torch.Tensor) -> torch.Tensor:
     """Return the nearest FLOAT4E2M1 of each value, ties to even (OCP MX 1.0: 0, 0.5, 1, 1.5, 2, 3, 4, 6)."""
@@ -40,7 +39,7 @@ def nearest_e4m3(values: torch.Tensor) -> torch.Tensor:
     """Return the nearest FLOAT8E4M3FN of each value."""
     import torch
 
-    return values.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+    return values.clamp(-LARGEST_E4M3, LARGEST_E4M3).to(torch.float8_e4m3fn).float()
 
 
 NEAREST: Final[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] = {

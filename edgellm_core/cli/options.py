@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """Add options to a command, so that its help lists them in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def model_options(command: Command) -> Command:
@@ -27,9 +34,7 @@ def model_options(command: Command) -> Command:
         click.option("--force", is_flag=True, help="Replace an existing bundle."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)
 
 
 def source_options(command: Command) -> Command:
@@ -42,9 +47,7 @@ def source_options(command: Command) -> Command:
         ),
         trust_option,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)
 
 
 def quantization_options(command: Command) -> Command:
@@ -67,9 +70,7 @@ def quantization_options(command: Command) -> Command:
         click.option("--calib-chat", is_flag=True, help="Write each text as a conversation in the model's format."),
         click.option("--device", default="auto", show_default=True, help="Where to calibrate: auto, cpu or cuda."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)
 
 
 def trust_option(command: Command) -> Command:
@@ -88,9 +89,7 @@ def quality_options(command: Command) -> Command:
         click.option("--max-kl", type=float, help="Largest mean KL divergence from the original, in nats."),
         held_out_options,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)
 
 
 def held_out_options(command: Command) -> Command:
@@ -99,9 +98,7 @@ def held_out_options(command: Command) -> Command:
         click.option("--quality-samples", type=int, default=16, show_default=True, help="Samples of held-out text."),
         click.option("--quality-length", type=int, default=512, show_default=True, help="Tokens of each sample."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)
 
 
 def engine_options(command: Command) -> Command:
@@ -112,6 +109,4 @@ def engine_options(command: Command) -> Command:
         click.option("--max-input-len", type=int, help="Longest prompt of the engine, in tokens."),
         click.option("--max-seq-len", type=int, help="Longest sequence of the engine (KV cache capacity), in tokens."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)

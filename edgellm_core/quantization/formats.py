@@ -34,6 +34,9 @@ InputRounding = Literal["none", "static", "dynamic"]
 LARGEST_E4M3: Final = 448.0
 """Largest finite FLOAT8E4M3FN (OCP OFP8 1.0)."""
 
+LARGEST_INT4: Final = 7.0
+"""Weights are divided by amax / 7 and clamped to [-8, 7] (ModelOpt 0.47, ``pack_int4_in_uint8``)."""
+
 LARGEST_E2M1: Final = 6.0
 """Largest FLOAT4E2M1 (OCP MX 1.0)."""
 
