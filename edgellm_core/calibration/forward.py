@@ -81,18 +81,17 @@ class LayerForward:
             self._probe_calls = record_calls(self.stack, self.ids[:1, :PROBE_TOKENS].to(self.stack.device))
             if fresh:
                 for rows in self._rows():
-                    entering = first_hidden_states(self.stack, self._ids(rows))
-                    self.states.entering(0)[rows.start : rows.stop] = entering.to("cpu")
+                    self.states.entering(0)[rows.start : rows.stop] = first_hidden_states(self.stack, self._ids(rows))
 
     def run(
-        self, index: int, collector: StatisticsCollector, pace: Pace, done: int, replaced: Mapping[str, Any]
+        self, index: int, collector: StatisticsCollector, pace: Pace | None, done: int, replaced: Mapping[str, Any]
     ) -> None:
         """Run all samples through a layer, whose parameters must be loaded, while ``collector`` measures.
 
         Args:
             index: the layer.
             collector: hooks the layer's modules.
-            pace: is told about every batch.
+            pace: is told about every batch, if there is one.
             done: samples that passed before.
             replaced: named arguments of the layer that are passed instead of the model's own.
         """
@@ -102,10 +101,10 @@ class LayerForward:
             for rows in self._rows():
                 hidden = source[rows.start : rows.stop].to(self.stack.device)
                 call = self._calls[len(rows)].calls[index]
-                output = call.run(layer, hidden, **replaced)
+                target[rows.start : rows.stop] = call.run(layer, hidden, **replaced)
                 collector.end_batch()
-                target[rows.start : rows.stop] = output.to("cpu")
-                pace.tell(f"layer {index + 1} of {len(self.stack.layers)}", done + rows.stop)
+                if pace is not None:
+                    pace.tell(f"layer {index + 1} of {len(self.stack.layers)}", done + rows.stop)
 
     def probe(self, index: int) -> LayerProbe:
         """Return a layer in float32 on the first tokens of the first sample."""

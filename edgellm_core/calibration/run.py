@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgellm_core.calibration.checkpoint_writer import CheckpointWriter
 from edgellm_core.calibration.errors import CacheNotMeasuredError, CalibrationMemoryError
 from edgellm_core.calibration.forward import LayerForward, Pace
-from edgellm_core.calibration.hidden_states import HiddenStates
+from edgellm_core.calibration.hidden_states import hold_states
 from edgellm_core.calibration.kv_cache import CACHE_ARGUMENT, CacheRecorder
 from edgellm_core.calibration.layer_tensors import quantize_linears, tensors_under
 from edgellm_core.calibration.plan import make_plan
@@ -111,9 +111,8 @@ class _Run:
         if not any(_measures(plan, path) for path in plan.linears) and request.kv_cache is None:
             ids = ids[:1]  # nothing is measured; the pass only shows which layers are used
         width = int(stack.model.config.get_text_config().hidden_size)
-        states = HiddenStates(work / "states", (ids.shape[0], ids.shape[1], width), stack.dtype)
-        self.states = states
-        self.forward = LayerForward(stack, ids, states)
+        self.states = hold_states(work / "states", (ids.shape[0], ids.shape[1], width), stack.dtype, stack.device)
+        self.forward = LayerForward(stack, ids, self.states)
         self.feeders = KnownFeeders()
         self.writer = CheckpointWriter(work / "checkpoint", len(stack.layers) + 1)
 
@@ -124,7 +123,10 @@ class _Run:
             return
         if finished:
             report.note(f"Going on after layer {finished} of {depth}.")
-        self.forward.prepare(fresh=not finished)
+        fresh = not (finished and self.states.survive)
+        self.forward.prepare(fresh=fresh)
+        for index in range(finished if fresh else 0):
+            self._pass(index)
         samples = self.forward.ids.shape[0]
         passes = depth - finished + (self.plan.head is not None)
         pace = Pace(report=report, total=max(passes, 1) * samples, samples=samples, started=time.perf_counter())
@@ -135,7 +137,17 @@ class _Run:
         else:
             self.progress.add(LayerRecord())
 
+    def _pass(self, index: int) -> None:
+        """Run the samples through a finished layer."""
+        path = self.stack.layer_path(index)
+        with self.stack.loaded(path):
+            self.forward.run(index, StatisticsCollector({}, self._measured), None, 0, {})
+
     def _layer(self, index: int, pace: Pace, done: int) -> None:
+        with self.stack.reader.kept():
+            self._quantize_layer(index, pace, done)
+
+    def _quantize_layer(self, index: int, pace: Pace, done: int) -> None:
         import torch
 
         path = self.stack.layer_path(index)

@@ -39,6 +39,8 @@ class WeightReader:
             self._twins.setdefault(id(parameter), []).append(name)
             self._shapes[name] = parameter.shape
         self._group_of = {name: names for names in self._twins.values() for name in names}
+        self._kept: dict[str, torch.Tensor] | None = None
+        self._finite: set[str] = set()
 
     def tensor_names(self, parameter: str) -> tuple[str, ...]:
         """Return the checkpoint's tensors that make up a parameter, looking under the names that it is tied to.
@@ -67,18 +69,33 @@ class WeightReader:
 
         parts = [self.read_tensor(name) for name in self.tensor_names(parameter)]
         joined = parts[0] if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
-        low, high = joined.aminmax()
-        if not bool(low.isfinite() & high.isfinite()):
-            raise WeightsNotFiniteError(parameter.rpartition(".")[0])
+        if parameter not in self._finite:
+            low, high = joined.aminmax()
+            if not bool(low.isfinite() & high.isfinite()):
+                raise WeightsNotFiniteError(parameter.rpartition(".")[0])
+            self._finite.add(parameter)
         return joined.reshape(self._shapes[parameter])
 
     def read_tensor(self, name: str) -> torch.Tensor:
-        """Return one tensor of the checkpoint."""
+        """Return one tensor of the checkpoint, which the caller must not change."""
         from safetensors import safe_open
 
+        if self._kept is not None and name in self._kept:
+            return self._kept[name]
         with safe_open(self._tensors[name].file, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(name)
+        if self._kept is not None:
+            self._kept[name] = tensor
         return tensor
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Read each tensor once while the body runs: a layer's weights are needed three times."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
 
 
 @dataclass(frozen=True, kw_only=True)
