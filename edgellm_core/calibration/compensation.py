@@ -27,6 +27,9 @@ WIDEST: Final = 4096
 CLIPS: Final = tuple(0.45 + 0.025 * index for index in range(23))
 """Candidates for the largest value of a block that keeps its sign and size, as a share of the largest weight."""
 
+CLIPPED_AT_A_TIME: Final = 2**20
+"""Weights whose clipped steps are searched together, so that what a candidate needs stays in the processor's cache."""
+
 
 def nearest_e2m1(values: torch.Tensor) -> torch.Tensor:
     """Return the nearest FLOAT4E2M1 of each value, ties to even (OCP MX 1.0: 0, 0.5, 1, 1.5, 2, 3, 4, 6)."""
@@ -131,8 +134,16 @@ def clipped_int4_steps(weight: torch.Tensor, gram: torch.Tensor, block: int) -> 
     """
     import torch
 
-    blocks = weight.reshape(weight.shape[0], -1, block).transpose(0, 1)  # [blocks, out, block]
     inside = torch.stack([gram[start : start + block, start : start + block] for start in range(0, len(gram), block)])
+    rows = max(1, CLIPPED_AT_A_TIME // weight.shape[1])
+    return torch.cat([_clipped_steps(part, inside) for part in weight.split(rows)])
+
+
+def _clipped_steps(weight: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Return the best steps of some outputs; ``inside`` holds the products of the inputs of each block."""
+    import torch
+
+    blocks = weight.reshape(weight.shape[0], len(inside), -1).transpose(0, 1).contiguous()  # [blocks, out, block]
     largest = blocks.abs().amax(-1, keepdim=True)
     whole = (largest / LARGEST_INT4).where(largest > 0, 1.0)
     best, least = whole.clone(), torch.full_like(whole, torch.inf)
@@ -141,4 +152,4 @@ def clipped_int4_steps(weight: torch.Tensor, gram: torch.Tensor, block: int) -> 
         lost = (blocks / steps).round_().clamp_(-8, 7).mul_(steps).sub_(blocks)
         loss = (lost @ inside).mul_(lost).sum(-1, keepdim=True)
         best, least = steps.where(loss < least, best), loss.minimum(least)
-    return best.squeeze(-1).T.contiguous()
+    return best.squeeze(-1).T

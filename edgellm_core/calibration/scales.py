@@ -20,6 +20,9 @@ SEARCH_ROWS: Final = 1024
 """Outputs that a search looks at, evenly spread over all layers that read the input: they tell candidates apart as well
 as all of a wide layer do, in a fraction of the time."""
 
+SEARCH_WEIGHTS: Final = 2**22
+"""Most weights that a search looks at: its cost grows with the square of the inputs."""
+
 LIMIT: Final = 1e4
 """Scales stay within this factor, up or down, as ModelOpt's do (``get_scale``)."""
 
@@ -89,8 +92,9 @@ def best_scale(
 
 
 def sample_rows(weight: torch.Tensor) -> torch.Tensor:
-    """Return at most ``SEARCH_ROWS`` rows of a weight [out, in], evenly spread."""
-    return weight[:: -(-weight.shape[0] // SEARCH_ROWS)]
+    """Return rows of a weight [out, in], evenly spread: at most ``SEARCH_ROWS`` and ``SEARCH_WEIGHTS`` weights."""
+    rows = max(1, min(SEARCH_ROWS, SEARCH_WEIGHTS // weight.shape[1]))
+    return weight[:: -(-weight.shape[0] // rows)]
 
 
 def centred(scale: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,208 @@
+"""Quality, size, speed and memory of quantization beside stock ModelOpt.
+
+    python tests/benchmarks/bench_quantize.py [--only speed quality] [--scratch DIR] [--write]
+
+SmolLM2-135M-Instruct, 64 × 512 tokens of the builtin text for both; ModelOpt runs as its example script does
+(stock_quantize.py). Every checkpoint is exported by edgellm and scored by one evaluator on held-out text. ``speed``
+needs a machine that does nothing else. ``--write`` puts the tables into docs/explanation/quantization-quality.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from measuring import Run, measure
+
+from edgellm_core.calibration.data import CalibrationDataSettings, calibration_set, held_out_set
+from edgellm_core.checkpoint.source import open_checkpoint
+from edgellm_core.events import Reporter
+from edgellm_core.host import PluginHost
+from edgellm_core.memory import release_memory
+from edgellm_core.registry import ModelRegistry
+from edgellm_core.report.linear_weights import linear_weights
+from edgellm_core.runtime.tokenizer import BundleTokenizer
+from edgellm_core.verification.quality import score_graph, whole_subject
+from edgellm_core.verification.text_recording import loaded_original, record_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.contract import ModelFamily
+    from edgellm_core.verification.text_recording import TextRecording
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "explanation" / "quantization-quality.md"
+STOCK = Path(__file__).with_name("stock_quantize.py")
+BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+EDGELLM = Path(sys.executable).with_name("edgellm")
+MODEL = "smollm2-135m-instruct"
+SAMPLES, LENGTH, HELD_OUT = 64, 512, 39
+SCHEMES = ("fp8", "int8_sq", "mxfp8", "int4_awq", "nvfp4")
+TIMED = {"fp8": 3, "int4_awq": 1}
+"""Scheme → rounds; stock ModelOpt takes a quarter of an hour for one of int4_awq."""
+
+GROUP = 64
+"""The width of SmolLM2, 576, is a multiple of 64 and not of 128."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a quantized checkpoint costs.
+
+    Attributes:
+        share: bytes of the decoder's linear weights and their scales, as a share of float16.
+        perplexity: on held-out text.
+        kl: KL(original ‖ graph) in nats.
+        top1: share of positions with the original's most likely token.
+    """
+
+    share: float
+    perplexity: float
+    kl: float
+    top1: float
+
+
+class Bench:
+    """Makes checkpoints and measures them."""
+
+    def __init__(self, scratch: Path) -> None:
+        """Convert the model, and write the token ids that both calibrate on."""
+        self.scratch = scratch
+        self.environ = {"EDGELLM_CACHE": str(scratch / "cache")}
+        os.environ |= self.environ
+        self.original: Checkpoint = open_checkpoint(MODEL, registry=ModelRegistry.load(), report=Reporter("open"))
+        self.family: ModelFamily = PluginHost.load().select(self.original.config).family
+        self.tokenizer = BundleTokenizer(self.original.directory)
+        data = calibration_set(
+            CalibrationDataSettings(data="builtin", samples=SAMPLES, length=LENGTH), self.tokenizer, packs={}
+        )
+        self.text = data.source
+        np.save(scratch / "ids.npy", data.ids)
+
+    def ours(self, scheme: str, *options: str) -> tuple[Path, Run]:
+        """Return our checkpoint and what it took."""
+        out = self.scratch / f"ours-{'-'.join((scheme, *options)).replace('-', '')}"
+        command = [EDGELLM, "quantize", self.original.directory, "-o", out, "--precision", scheme, "--force"]
+        text = ["--calib-data", "builtin", "--calib-samples", str(SAMPLES), "--calib-length", str(LENGTH)]
+        return out, measure([*command, *text, "--no-cache", *options], self.environ)
+
+    def stock(self, scheme: str) -> tuple[Path, Run]:
+        """Return ModelOpt's checkpoint and what it took."""
+        out = self.scratch / f"stock-{scheme}"
+        group = ["--group-size", str(GROUP)] if scheme == "int4_awq" else []
+        command = [sys.executable, STOCK, self.original.directory, self.scratch / "ids.npy", out, "--scheme", scheme]
+        return out, measure([*command, *group], self.environ)
+
+    def speed(self) -> list[str]:
+        """Return the table of wall time and memory; the commands take turns."""
+        rows = []
+        for scheme, rounds in TIMED.items():
+            taken = [(self.ours(scheme)[1], self.stock(scheme)[1]) for _ in range(rounds)]
+            ours, stock = (_median([pair[side] for pair in taken]) for side in (0, 1))
+            rows.append(
+                [scheme, f"{ours.seconds:.1f}", f"{stock.seconds:.1f}", f"{ours.seconds / stock.seconds:.2f}",
+                 f"{ours.peak_mb:.0f}", f"{stock.peak_mb:.0f}"]
+            )  # fmt: skip
+        header = ["scheme", "edgellm, s", "ModelOpt, s", "ratio", "edgellm, peak MB", "ModelOpt, peak MB"]
+        return _table(header, rows)
+
+    def quality(self) -> list[str]:
+        """Return the table of size and quality."""
+        held_out = held_out_set(self.tokenizer, samples=HELD_OUT, length=LENGTH)
+        subject = whole_subject(self._exported(self.original.directory, "fp16"), self.original, self.family)
+        with loaded_original(subject) as model:
+            recording = record_text(
+                model, held_out.ids, self.scratch / "original.f16", directory=self.original.directory,
+                report=Reporter("original"),
+            )  # fmt: skip
+        release_memory()
+        whole = math.exp(-recording.log_likelihood)
+        rows = [["original, float32", "", f"{whole:.2f}", "", "", ""]]
+        for scheme in SCHEMES:
+            for maker, folder in self._makers(scheme):
+                score = self.score(folder, recording)
+                print(json.dumps({"scheme": scheme, "maker": maker, **asdict(score)}), flush=True)
+                change = score.perplexity / whole - 1
+                rows.append(
+                    [f"{scheme}, {maker}", f"{score.share:.3f}", f"{score.perplexity:.2f}", f"{change:+.1%}",
+                     f"{score.kl:.4f}", f"{score.top1:.1%}"]
+                )  # fmt: skip
+        return _table(["checkpoint", "linear weights", "perplexity", "change", "KL, nats", "top-1"], rows)
+
+    def _makers(self, scheme: str) -> list[tuple[str, Path]]:
+        made = [("ModelOpt", self.stock(scheme)[0]), ("edgellm", self.ours(scheme)[0])]
+        if scheme == "fp8":
+            made.append(("edgellm --rounding compensated", self.ours(scheme, "--rounding", "compensated")[0]))
+        if scheme == "int4_awq":
+            made.append(("edgellm --group-size 32", self.ours(scheme, "--group-size", "32")[0]))
+        return made
+
+    def score(self, folder: Path, recording: TextRecording) -> Score:
+        """Export a checkpoint and measure its graph."""
+        path = self._exported(folder, folder.name)
+        size, elements = linear_weights(onnx.load(str(path), load_external_data=False))
+        found = score_graph(whole_subject(path, self.original, self.family), recording, Reporter("graph"))
+        release_memory()
+        return Score(
+            share=size / (2 * elements),
+            perplexity=math.exp(-found.log_likelihood / found.positions),
+            kl=found.kl / found.positions,
+            top1=found.agreeing / found.positions,
+        )
+
+    def _exported(self, folder: Path, name: str) -> Path:
+        out = self.scratch / "exported" / name
+        measure([EDGELLM, "export", folder, "-o", out], self.environ)
+        return out / "llm" / "model.onnx"
+
+
+def _median(runs: Sequence[Run]) -> Run:
+    fields = ("seconds", "cpu_seconds", "peak_mb")
+    return Run(**{field: statistics.median(getattr(run, field) for run in runs) for field in fields})
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def write_section(name: str, lines: Sequence[str]) -> None:
+    """Replace the measured table of one section of the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = (mark.replace("measured", f"measured {name}") for mark in (BEGIN, END))
+    head, _, rest = page.partition(begin)
+    PAGE.write_text("\n".join([head + begin, *lines, end + rest.partition(end)[2]]), encoding="utf-8")
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=["speed", "quality"], default=["speed", "quality"])
+    parser.add_argument("--scratch", type=Path)
+    parser.add_argument("--write", action="store_true", help="write the tables of the page")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.scratch, prefix="edgellm-bench-") as scratch:
+        bench = Bench(Path(scratch))
+        for name in options.only:
+            lines = getattr(bench, name)()
+            lines = [f"Calibrated on {SAMPLES} × {LENGTH} tokens of {bench.text}.", "", *lines]
+            print("\n".join(lines), flush=True)
+            if options.write:
+                write_section(name, lines)
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()
