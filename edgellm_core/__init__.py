@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgellm_core.api import compare as compare
     from edgellm_core.api import detect as detect
     from edgellm_core.api import quantize as quantize
+    from edgellm_core.api import simplify_onnx as simplify_onnx
     from edgellm_core.bundle import load_bundle as load_bundle
     from edgellm_core.runtime import generate_text as generate_text
 
@@ -25,12 +26,13 @@ _EXPORTS: Final[Mapping[str, str]] = {
     "compare": "edgellm_core.api",
     "detect": "edgellm_core.api",
     "quantize": "edgellm_core.api",
+    "simplify_onnx": "edgellm_core.api",
     "load_bundle": "edgellm_core.bundle",
     "generate_text": "edgellm_core.runtime",
 }
 """Public name → module that defines it; imported on first use, so that importing the package costs nothing."""
 
-__all__ = ["build", "compare", "detect", "generate_text", "load_bundle", "quantize"]
+__all__ = ["build", "compare", "detect", "generate_text", "load_bundle", "quantize", "simplify_onnx"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.bundle import Bundle
     from edgellm_core.checkpoint.detection import Detection
+    from edgellm_core.pipeline.foreign.surgery import SurgeryResult
     from edgellm_core.report.comparison import Comparison
 
 
@@ -150,3 +151,28 @@ def detect(
 
         run = functools.partial(detect_deep, trust_remote_code=trust_remote_code)
     return run(str(source), family=family, plugin_paths=plugin_paths, revision=revision, precision=precision)
+
+
+def simplify_onnx(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    listener: Listener = ignore_events,
+    **settings: Any,
+) -> SurgeryResult:
+    """Rewrite an ONNX file of any exporter in standard operators, as ``edgellm surgery`` does; no weights are read.
+
+    Args:
+        model: the ``.onnx`` file.
+        out: the new file.
+        listener: receives the events of all stages.
+        settings: fields of :class:`edgellm_core.pipeline.foreign.surgery.SurgerySettings`.
+
+    Raises:
+        EdgellmError: the file can't be read or rewritten, or the result differs; nothing is written.
+        TypeError: a setting that does not exist.
+    """
+    from edgellm_core.pipeline.foreign.surgery import SurgerySettings
+    from edgellm_core.pipeline.foreign.surgery import simplify_onnx as run
+
+    return run(Path(model), Path(out), SurgerySettings(**settings), listener=listener)

@@ -188,6 +188,14 @@ class Target:
         """Return the rules that lower the semantic operators to what the runtime takes."""
         raise NotImplementedError
 
+    def imported_rules(self) -> Sequence[Rule] | None:
+        """Return the rules that lower semantic operators in a graph of another exporter (``edgellm surgery``).
+
+        Returns:
+            The rules, or None where the target takes only graphs that edgellm traced.
+        """
+        return None
+
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
         """Return how the runtime takes quantized layers and caches; by default it takes none.
 

@@ -250,7 +250,7 @@ RULES_INTRO: Final = """# Surgery rules
 
 Rules run stage by stage: clean, lower, polish; within a stage the core's first, then those of plugins, of the family
 and of the target, where those of what is quantized come before the others. A rule that applies another number of times
-than expected ends the build."""
+than expected ends the build. Rules of `edgellm surgery` run on files of other exporters only."""
 
 
 def some_quantized_model() -> QuantizedModel:
@@ -266,6 +266,7 @@ def some_quantized_model() -> QuantizedModel:
 
 def rules_page() -> str:
     """Return the rules of the core and of each target."""
+    from edgellm_core.surgery.patterns import pattern_rules, tidying_rules
     from edgellm_core.surgery.rule import Rule
     from edgellm_core.surgery.rules import core_rules
     from edgellm_core.targets import BUILT_IN, find_target
@@ -275,6 +276,9 @@ def rules_page() -> str:
         target = find_target(name, {})
         groups[f"target `{name}`, of what is quantized"] = list(target.quantized(some_quantized_model()).rules)
         groups[f"target `{name}`"] = list(target.rules())
+    known = {rule.name for rule in groups["core"]}
+    foreign = [*tidying_rules(), *pattern_rules(target.opset)]
+    groups["`edgellm surgery`"] = [rule for rule in foreign if rule.name not in known]
     rows = []
     for origin, rules in groups.items():
         for rule in rules:

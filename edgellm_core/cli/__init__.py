@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "export": ("edgellm_core.cli.export:export", "Export a model to ONNX without verification and engine."),
     "verify": ("edgellm_core.cli.verify:verify", "Compare an exported bundle with its original model."),
     "engine": ("edgellm_core.cli.engine:engine", "Build a TensorRT engine from a bundle's graph."),
+    "surgery": ("edgellm_core.cli.surgery:surgery", "Rewrite an ONNX file of any exporter in standard operators."),
     "compare": ("edgellm_core.cli.compare:compare", "Build a model in several precisions and compare them."),
     "run": ("edgellm_core.cli.run:run", "Generate text from a bundle."),
     "plugins": ("edgellm_core.cli.plugins:plugins", "List the plugins, write a new pack, or prove a family."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import EdgellmError
+from edgellm_core.errors import EdgellmError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,4 +53,16 @@ class LeftoverOperatorsError(EdgellmError):
         """Name the target and the operators."""
         super().__init__(
             f"Target {target!r} has no form of {', '.join(operators)}. The target or the family needs a rule for it."
+        )
+
+
+class OpsetError(UserError):
+    """A graph can't be raised to the opset that the rewrite needs."""
+
+    def __init__(self, current: int, wanted: int, operator: str, reason: str) -> None:
+        """Name both opsets, and the operator that is in the way."""
+        subject = f"operator {operator}: {reason}" if operator else reason
+        super().__init__(
+            f"The graph must be raised from opset {current} to {wanted}, which can't be done: {subject}. "
+            f"Export the model again with opset {wanted}."
         )

@@ -122,6 +122,7 @@ class Editor:
         self.added: list[gs.Node] = []
         self.shared_nodes: list[gs.Node] = []
         self._shared: dict[object, gs.Tensor] = {}
+        self._first: dict[object, gs.Tensor] = {}
         self._constants: dict[str, gs.Constant] | None = None
         self._into: list[gs.Node] = self.added
 
@@ -166,6 +167,12 @@ class Editor:
         self._into.append(gs.Node(op, name, attributes, list(inputs), [result]))
         return result
 
+    def semantic(
+        self, op: str, inputs: Sequence[gs.Tensor], output: gs.Tensor, *, name: str, **attributes: Any
+    ) -> None:
+        """Add a semantic operator with one output."""
+        self._into.append(gs.Node(op, name, attributes, list(inputs), [output], domain=SEMANTIC_DOMAIN))
+
     def nodes(
         self, op: str, inputs: Sequence[gs.Tensor], outputs: Sequence[str], *, name: str, domain: str, **attributes: Any
     ) -> list[gs.Tensor]:
@@ -181,6 +188,12 @@ class Editor:
             self._shared[key] = make()
             self._into = outer
         return self._shared[key]
+
+    def first(self, key: object, make: Callable[[], gs.Tensor]) -> gs.Tensor:
+        """Return a value that later nodes share; ``make`` adds its nodes at the place of the first one."""
+        if key not in self._first:
+            self._first[key] = make()
+        return self._first[key]
 
     def graph_input(self, name: str) -> gs.Tensor:
         """Return a graph input by name."""

@@ -24,13 +24,18 @@ class RuleResult:
         rule: its name.
         expected: how often it had to apply.
         applied: how often it did.
-        near_miss: the first node that almost matched.
+        near_misses: the nodes that almost matched.
     """
 
     rule: str
     expected: Expected
     applied: int
-    near_miss: NearMiss | None = None
+    near_misses: tuple[NearMiss, ...] = ()
+
+    @property
+    def near_miss(self) -> NearMiss | None:
+        """The first node that almost matched."""
+        return self.near_misses[0] if self.near_misses else None
 
 
 def run_rules(graph: gs.Graph, rules: Iterable[Rule], dimensions: GraphDimensions) -> list[RuleResult]:
@@ -58,11 +63,11 @@ def _run_rule(graph: gs.Graph, rule: Rule, dimensions: GraphDimensions) -> RuleR
     editor = Editor(graph)
     kept: list[gs.Node] = []
     applied = 0
-    near_miss: NearMiss | None = None
+    near_misses: list[NearMiss] = []
     for node in list(graph.nodes):
         verdict = rule.match(node, graph)
         if verdict is not True:
-            near_miss = near_miss or (verdict if isinstance(verdict, NearMiss) else None)
+            near_misses += [verdict] if isinstance(verdict, NearMiss) else []
             kept.append(node)
             continue
         editor.added.clear()
@@ -76,8 +81,8 @@ def _run_rule(graph: gs.Graph, rule: Rule, dimensions: GraphDimensions) -> RuleR
         graph.nodes.extend([*editor.shared_nodes, *kept])
     expected = rule.expected(dimensions)
     if applied not in expected:
-        raise RuleCountError(rule.name, str(expected), applied, near_miss)
-    return RuleResult(rule=rule.name, expected=expected, applied=applied, near_miss=near_miss)
+        raise RuleCountError(rule.name, str(expected), applied, near_misses[0] if near_misses else None)
+    return RuleResult(rule=rule.name, expected=expected, applied=applied, near_misses=tuple(near_misses))
 
 
 def refuse_duplicate_names(graph: gs.Graph) -> None:

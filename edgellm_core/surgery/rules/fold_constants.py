@@ -10,10 +10,11 @@ import onnx_graphsurgeon as gs
 
 from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage
 
-_LARGEST: Final = 1 << 16
+LARGEST: Final = 1 << 16
 """Most elements of inputs or result that are folded; parameters are never constants here, so weights stay untouched."""
 _ARITHMETIC: Final = frozenset({"Add", "Sub", "Mul", "Div", "Neg"})
-_FOLDABLE: Final = _ARITHMETIC | {"Unsqueeze", "Squeeze", "Reshape", "Concat", "Gather", "Transpose", "Slice"}
+FOLDABLE: Final = _ARITHMETIC | {"Unsqueeze", "Squeeze", "Reshape", "Concat", "Gather", "Transpose", "Slice"}
+"""Operators that are computed where all of their inputs are constants."""
 
 
 class FoldConstants(Rule):
@@ -23,29 +24,31 @@ class FoldConstants(Rule):
 
     def match(self, node: gs.Node, graph: gs.Graph) -> bool | NearMiss:
         """Match operators all of whose inputs are constants."""
-        if node.op not in _FOLDABLE or node.domain or not node.inputs:
+        if node.op not in FOLDABLE or node.domain or not node.inputs:
             return False
         if not all(isinstance(tensor, gs.Constant) for tensor in node.inputs):
             return False
         if any(node.outputs[0] is tensor for tensor in graph.outputs):
             return NearMiss(node.name, "it produces a graph output")
-        if _elements(node) > _LARGEST:
-            return NearMiss(node.name, f"its inputs or its result have more than {_LARGEST} elements")
+        if elements(node) > LARGEST:
+            return NearMiss(node.name, f"its inputs or its result have more than {LARGEST} elements")
         return True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Compute the value with the ONNX reference implementation."""
-        edit.replace(node.outputs[0], gs.Constant(f"{node.outputs[0].name}.folded", _evaluate(node)))
+        edit.replace(node.outputs[0], gs.Constant(f"{node.outputs[0].name}.folded", evaluate(node)))
 
 
-def _elements(node: gs.Node) -> int:
+def elements(node: gs.Node) -> int:
+    """Return the number of elements of a node's inputs, or of the result of arithmetic where that is larger."""
     given = sum(tensor.values.size for tensor in node.inputs)
     if node.op not in _ARITHMETIC:
         return int(given)
     return max(int(given), math.prod(np.broadcast_shapes(*(tensor.values.shape for tensor in node.inputs))))
 
 
-def _evaluate(node: gs.Node) -> Any:
+def evaluate(node: gs.Node) -> Any:
+    """Return the result of a node on constants, as the ONNX reference implementation computes it."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 

@@ -37,6 +37,17 @@ class OnnxTarget(Target):
             lower_attention.AttentionToAttention(),
         )
 
+    def imported_rules(self) -> Sequence[Rule]:
+        """Return the lowering rules of what pattern rules find."""
+        from edgellm_core.targets.onnx import lower_attention, lower_norms, lower_rotary
+
+        return (
+            lower_norms.RMSNormToRMSNormalization(),
+            lower_norms.LayerNormToLayerNormalization(),
+            lower_rotary.RotaryToRotaryEmbedding(),
+            lower_attention.AttentionToAttention(),
+        )
+
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
         """Return the Q/DQ form of every format that there is."""
         from edgellm_core.targets.onnx.quantized_cache import QuantizedAppend, cache_recipe

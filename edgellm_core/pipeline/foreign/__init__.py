@@ -1,0 +1,1 @@
+"""``edgellm surgery``: ONNX files of other exporters, rewritten and compared with what they were."""

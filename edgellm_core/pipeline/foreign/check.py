@@ -1,0 +1,167 @@
+"""Compares a rewritten graph with the file it was made from, on random inputs in ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from edgellm_core.pipeline.foreign.errors import ChangedResultError, InputRunError, RewrittenRunError
+from edgellm_core.pipeline.foreign.random_inputs import index_limits, random_inputs
+from edgellm_core.pipeline.foreign.sizes import described, size_cases, symbols_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from edgellm_core.events import Reporter
+    from edgellm_core.pipeline.foreign.reading import ForeignGraph
+
+TOLERANCES: Final = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2}
+"""Largest difference of an output, relative to its largest absolute value; other types must be equal. The standard
+operators round in another order: tiny decoders differ by 1e-6 in float32 and by 2e-3 in float16."""
+
+_LOG_ERRORS_ONLY: Final = 3
+
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckResult:
+    """How a comparison went.
+
+    Attributes:
+        cases: number of sets of inputs that were compared.
+        max_rel_err: largest difference, relative to the largest absolute value of its output.
+        tolerance: the limit for the outputs that there are.
+        skipped: sizes with which the input file itself does not run.
+    """
+
+    cases: int
+    max_rel_err: float
+    tolerance: float
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    sizes: str
+    inputs: Arrays
+    expected: Arrays
+
+
+def compare(
+    foreign: ForeignGraph, rewritten: Path, given: Mapping[str, int], rules: Sequence[str], report: Reporter
+) -> CheckResult:
+    """Run both files on the same random inputs, of several sizes.
+
+    Args:
+        foreign: the input file.
+        rewritten: the file to compare with it.
+        given: sizes of symbolic dimensions; the others are chosen.
+        rules: names of the rules that applied, for the message.
+        report: receives progress.
+
+    Raises:
+        InputRunError: the input file does not run with any of the sizes.
+        RewrittenRunError: the rewritten file does not run.
+        ChangedResultError: it computes something else.
+    """
+    cases, skipped = _expected(foreign, given, report)
+    session = _session(rewritten, None)
+    worst, limit = 0.0, 0.0
+    for index, case in enumerate(cases):
+        results = _run(session, case)
+        for name, expected in case.expected.items():
+            difference, tolerance = _difference(expected, results[name])
+            if not difference <= tolerance:
+                raise ChangedResultError(name, case.sizes, _described(expected, results[name]), tolerance, rules)
+            worst, limit = max(worst, difference), max(limit, tolerance)
+        report.progress(len(cases) + index + 1, 2 * len(cases), case.sizes)
+    return CheckResult(cases=len(cases), max_rel_err=worst, tolerance=limit, skipped=tuple(skipped))
+
+
+def _expected(foreign: ForeignGraph, given: Mapping[str, int], report: Reporter) -> tuple[list[_Case], list[str]]:
+    """Return inputs and outputs of the input file, and the sizes with which it does not run."""
+    values = [value for value in foreign.model.graph.input if value.name not in foreign.initializers]
+    shapes = {name: list(tensor.dims) for name, tensor in foreign.initializers.items()}
+    limits = index_limits(foreign.model, shapes)
+    sizes = size_cases(symbols_of(values), given)
+    session = _session(foreign.path, foreign.path)
+    cases, skipped, reason = [], [], ""
+    for index, chosen in enumerate(sizes):
+        inputs = random_inputs(values, chosen, limits, index)
+        try:
+            outputs = session.run(None, inputs)
+        except Exception as error:  # noqa: BLE001  # the exceptions of ONNX Runtime share no base but Exception
+            skipped.append(described(chosen))
+            reason = reason or one_line(error)
+            continue
+        names = [output.name for output in session.get_outputs()]
+        expected = dict(zip(names, outputs, strict=True))
+        cases.append(_Case(sizes=described(chosen), inputs=inputs, expected=expected))
+        report.progress(index + 1, 2 * len(sizes), described(chosen))
+    if not cases:
+        raise InputRunError(foreign.path, "; ".join(skipped), reason)
+    for text in skipped:
+        report.note(f"The input file does not run with {text}; other sizes were compared.")
+    return cases, skipped
+
+
+def _session(path: Path, original: Path | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY + 1  # what goes wrong is in the exception too
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
+        if original is not None:
+            raise InputRunError(original, "any inputs", one_line(error)) from error
+        raise RewrittenRunError("any inputs", one_line(error)) from error
+
+
+def _run(session: Any, case: _Case) -> Arrays:
+    names = [output.name for output in session.get_outputs()]
+    wanted = {value.name for value in session.get_inputs()}
+    feeds = {name: value for name, value in case.inputs.items() if name in wanted}
+    try:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
+        raise RewrittenRunError(case.sizes, one_line(error)) from error
+
+
+def _difference(expected: np.ndarray[Any, Any], result: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Return the difference relative to the largest value, infinite for another shape or type, and its limit."""
+    limit = TOLERANCES.get(expected.dtype.name, 0.0)
+    if expected.shape != result.shape or expected.dtype != result.dtype:
+        return np.inf, limit
+    if not limit:
+        return float(not np.array_equal(expected, result)), limit
+    finite = np.isfinite(expected)
+    if not np.array_equal(expected[~finite], result[~finite], equal_nan=True) or not np.all(
+        np.isfinite(result[finite])
+    ):
+        return np.inf, limit
+    if not finite.any():
+        return 0.0, limit
+    wide = expected[finite].astype(np.float64)
+    largest = float(np.abs(wide).max())
+    difference = float(np.abs(wide - result[finite].astype(np.float64)).max())
+    return (difference / largest if largest else difference), limit
+
+
+def _described(expected: np.ndarray[Any, Any], result: np.ndarray[Any, Any]) -> str:
+    if expected.shape != result.shape or expected.dtype != result.dtype:
+        return f"is {result.dtype}{list(result.shape)} instead of {expected.dtype}{list(expected.shape)}"
+    difference, _ = _difference(expected, result)
+    if not np.isfinite(difference):
+        return "is infinite or no number at other places"
+    return f"differs by {difference:.2g} of its largest value"
+
+
+def one_line(error: Exception) -> str:
+    """Return an exception's message in one line."""
+    return " ".join(str(error).split()).rstrip(".")

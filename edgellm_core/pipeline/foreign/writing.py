@@ -1,0 +1,152 @@
+"""Writes a rewritten graph: its weights stay, or are copied, in their files; the graph appears in one rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from edgellm_core.bundle.errors import OutputNotWritableError
+from edgellm_core.bundle.files import sync
+from edgellm_core.pipeline.foreign.errors import OutputExistsError, SameFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.pipeline.foreign.reading import ForeignGraph
+
+
+def refuse_output(path: Path, out: Path, *, force: bool) -> None:
+    """Refuse an output before any work is done.
+
+    Raises:
+        SameFileError: it is the input.
+        OutputExistsError: it exists, and ``force`` is false or it is not a file.
+        OutputNotWritableError: its folder does not exist.
+    """
+    if out.exists() and path.exists() and out.samefile(path):
+        raise SameFileError(out)
+    if out.is_dir():
+        raise OutputExistsError(out, "It is a folder; name a file.")
+    if (out.exists() or out.is_symlink()) and not force:
+        raise OutputExistsError(out, "Choose another name, or replace it with --force.")
+    if not out.parent.is_dir():
+        raise OutputNotWritableError(out, NotADirectoryError(2, f"there is no folder {out.parent}"))
+
+
+def finished_model(graph: gs.Graph, foreign: ForeignGraph, prepared: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with the initializers of the file; what the file holds elsewhere stays there.
+
+    Args:
+        graph: the rewritten graph.
+        foreign: the file it was made from.
+        prepared: has the opsets.
+    """
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    exported = gs.export_onnx(graph)
+    model = onnx.ModelProto()
+    model.CopyFrom(prepared)
+    model.graph.CopyFrom(exported.graph)
+    model.graph.doc_string = prepared.graph.doc_string
+    used = {name for node in exported.graph.node for name in node.input} | {o.name for o in exported.graph.output}
+    made = [tensor for tensor in exported.graph.initializer if tensor.name not in foreign.initializers]
+    kept = [tensor for name, tensor in foreign.initializers.items() if _is_kept(name, used, exported)]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *made])
+    _name_domains(model)
+    return model
+
+
+def _is_kept(name: str, used: set[str], exported: onnx.ModelProto) -> bool:
+    return name in used or any(value.name == name for value in exported.graph.input)
+
+
+def _name_domains(model: onnx.ModelProto) -> None:
+    """Drop opsets of domains that no node is left of."""
+    from edgellm_core.surgery.opset import graphs_of
+
+    domains = {node.domain for graph in graphs_of(model.graph) for node in graph.node} | {""}
+    kept = [item for item in model.opset_import if item.domain in domains]
+    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+    del model.opset_import[:]
+    model.opset_import.extend(copies)
+
+
+@contextmanager
+def staged(model: onnx.ModelProto, foreign: ForeignGraph, out: Path) -> Iterator[Path]:
+    """Write a graph beside its output under another name, and move it there when the body ends without an error.
+
+    Args:
+        model: the graph.
+        foreign: the file it was made from; data files that the graph needs are copied where ``out`` has another folder.
+        out: where it goes.
+
+    Yields:
+        The file to look at.
+
+    Raises:
+        OutputExistsError: another data file is where one has to go.
+        OutputNotWritableError: the system refuses.
+    """
+    work = out.with_name(f".{out.name}.edgellm-{os.getpid()}")
+    copied: list[Path] = []
+    try:
+        try:
+            copied = _copy_data(model, foreign.path.parent, out.parent)
+            work.write_bytes(model.SerializeToString())
+            sync(work)
+        except OSError as error:
+            raise OutputNotWritableError(out, error) from error
+        yield work
+        work.replace(out)
+        copied = []
+        sync(out.parent)
+    finally:
+        work.unlink(missing_ok=True)
+        for path in copied:
+            path.unlink(missing_ok=True)
+
+
+def _copy_data(model: onnx.ModelProto, source: Path, folder: Path) -> list[Path]:
+    """Copy the data files that a graph needs to another folder, and return those that were not there."""
+    names = {
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    if source.resolve() == folder.resolve():
+        return []
+    copied: list[Path] = []
+    try:
+        for name in sorted(names):
+            original, copy = source / name, folder / name
+            if _is_copied(original, copy):
+                continue
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copied.append(copy)
+            shutil.copy2(original, copy)  # within the kernel, in pieces
+            sync(copy)
+    except BaseException:
+        for path in copied:
+            path.unlink(missing_ok=True)
+        raise
+    return copied
+
+
+def _is_copied(original: Path, copy: Path) -> bool:
+    """Say whether there is an earlier copy, equal in size and time.
+
+    Raises:
+        OutputExistsError: there is another file.
+    """
+    if not copy.exists():
+        return False
+    first, second = original.stat(), copy.stat()
+    if (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns):
+        return True
+    raise OutputExistsError(copy, "The graph's data has to go there: choose another folder, or remove it.")

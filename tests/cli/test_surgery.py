@@ -1,0 +1,331 @@
+"""``edgellm surgery`` on files that torch.onnx made."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
+from edgellm_core import simplify_onnx
+from edgellm_core.cli import edgellm, main
+from edgellm_core.surgery.patterns.swish import PlainSwish
+
+TINY = {
+    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+GPT2 = {
+    "vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2
+}  # fmt: skip
+MODELS = {
+    "llama-eager": ("llama", TINY, "eager"),
+    "llama-sdpa": ("llama", TINY, "sdpa"),
+    "qwen2-sdpa": ("qwen2", TINY, "sdpa"),
+    "gpt2-eager": ("gpt2", GPT2, "eager"),
+}
+FOUND = {
+    "llama-eager": {"RMSNormalization": 5, "RotaryEmbedding": 4, "Attention": 2, "Softmax": 0, "Neg": 0, "Pow": 0},
+    "llama-sdpa": {"RMSNormalization": 5, "RotaryEmbedding": 4, "Attention": 2, "Softmax": 0, "IsNaN": 0, "Pow": 0},
+    "qwen2-sdpa": {"RMSNormalization": 5, "RotaryEmbedding": 4, "Attention": 2, "Softmax": 0, "IsNaN": 0, "Pow": 0},
+    "gpt2-eager": {"LayerNormalization": 5, "Gelu": 2, "Attention": 2, "Softmax": 0, "Tanh": 0},
+}
+
+
+class Logits(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids):
+        return self.model(input_ids=input_ids, use_cache=False).logits
+
+
+def tiny_model(name):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model_type, fields, attention = MODELS[name]
+    config = AutoConfig.for_model(model_type, **fields)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return the function that exports a model through torch.onnx, once, and returns the file and the model."""
+    folder, made = tmp_path_factory.mktemp("exported"), {}
+
+    def export(name):
+        if name not in made:
+            model = tiny_model(name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.onnx.export(
+                    Logits(model),
+                    (torch.zeros(2, 7, dtype=torch.long),),
+                    dynamo=True,
+                    verbose=False,
+                    dynamic_shapes={"input_ids": {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}},
+                )
+            path = folder / f"{name}.onnx"
+            program.save(path, external_data=True)
+            made[name] = path, model
+        return made[name]
+
+    return export
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(edgellm, ["surgery", *map(str, arguments)])
+
+
+def logits_of(path, ids):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: ids})[0]
+
+
+def operators_of(path):
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return {op: sum(node.op_type == op for node in nodes) for op in {node.op_type for node in nodes}}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_export_of_a_decoder_becomes_standard_operators(name, exported, tmp_path):
+    path, model = exported(name)
+    out = tmp_path / "out.onnx"
+    result = invoke(path, "-o", out)
+    assert result.exit_code == 0, result.output
+    counts = operators_of(out)
+    assert {op: counts.get(op, 0) for op in FOUND[name]} == FOUND[name]
+    ids = np.random.default_rng(0).integers(0, 61, (3, 11))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids)).logits.numpy()
+    np.testing.assert_allclose(logits_of(out, ids), expected, atol=2e-6)
+    assert "equal to the input on 3 sets of random inputs" in result.stdout
+
+
+def test_a_second_run_applies_nothing(exported, tmp_path):
+    path, _ = exported("llama-sdpa")
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    first, second = simplify_onnx(path, once), simplify_onnx(once, twice)
+    assert sum(row.applied for row in first.rules) > 0
+    assert [row.rule for row in second.rules if row.applied] == []
+    assert second.operators_before == second.operators_after == first.operators_after
+    before, after = (onnx.load(path).graph for path in (once, twice))
+    assert list(before.node) == list(after.node)
+    assert {tensor.name: tensor for tensor in before.initializer} == {
+        tensor.name: tensor for tensor in after.initializer
+    }
+
+
+def test_the_report_names_rules_operators_and_near_misses(exported, tmp_path):
+    path, _ = exported("llama-eager")
+    lines = invoke(path, "-o", tmp_path / "out.onnx").stdout.splitlines()
+    table = {line.split()[0]: line.split()[1:] for line in lines if line and not line.startswith(" ")}
+    assert table["PlainRMSNorm"] == ["5", "0"]
+    assert table["PlainSwish"] == ["0", "2"]
+    assert "  PlainSwish: 2 left, first 'node_silu': Swish needs opset 24, the graph has 23" in lines
+    assert table["RMSNormalization"] == ["0", "5"]
+    assert table["Softmax"] == ["2", "0"]
+    before, after = (len(onnx.load(file).graph.node) for file in (path, tmp_path / "out.onnx"))
+    assert table["all"] == [str(before), str(after)]
+
+
+def test_json_events_end_with_the_result(exported, tmp_path):
+    path, _ = exported("llama-eager")
+    *events, last = [
+        json.loads(line) for line in invoke(path, "-o", tmp_path / "out.onnx", "--json").stdout.splitlines()
+    ]
+    done = [event["stage"] for event in events if event["event"] == "done"]
+    assert done == ["read", "surgery", "check"]
+    result = last["surgery"]
+    assert (result["opset_before"], result["opset_after"]) == (20, 23)
+    assert result["operators_after"]["Attention"] == 2
+    assert result["check"]["cases"] == 3
+    assert 0 < result["check"]["max_rel_err"] < result["check"]["tolerance"] == 1e-4
+    assert {row["rule"]: row["applied"] for row in result["rules"]}["PlainRotary"] == 4
+
+
+def name_of(tensor):
+    return tensor.name
+
+
+def places_of(path):
+    """Return where each initializer lies, by name; nothing for those in the file itself."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    return {tensor.name: [(entry.key, entry.value) for entry in tensor.external_data] for tensor in tensors}
+
+
+def test_weights_stay_in_their_file_and_move_with_the_graph(exported, tmp_path):
+    path, _ = exported("llama-eager")
+    data = path.with_name(f"{path.name}.data")
+    here, there = path.with_name("beside.onnx"), tmp_path / "there.onnx"
+    for out in (here, there):
+        assert invoke(path, "-o", out).exit_code == 0
+    assert (tmp_path / data.name).read_bytes() == data.read_bytes()
+    places = [places_of(file) for file in (path, here, there)]
+    shared = {name for name, place in places[0].items() if place} & places[1].keys()
+    assert len(shared) > 10
+    assert all(places[0][name] == places[1][name] == places[2][name] for name in shared)
+    assert invoke(path, "-o", there, "--force").exit_code == 0  # the copy that is there already serves
+    here.unlink()
+
+
+def test_sizes_can_be_given(exported, tmp_path):
+    path, _ = exported("llama-eager")
+    result = simplify_onnx(path, tmp_path / "out.onnx", dims={"batch": 4})
+    assert result.check is not None
+    assert result.check.cases == 3
+    assert simplify_onnx(path, tmp_path / "all.onnx", dims={"batch": 4, "seq": 5}).check.cases == 1
+
+
+@pytest.fixture
+def fails(monkeypatch, capsys):
+    """Return the function that runs the command line and returns the one message that it prints."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgellm", "surgery", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 1
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err + output.out
+        return next(line for line in output.err.splitlines() if line.startswith("Error: "))
+
+    return run
+
+
+@pytest.fixture
+def silu(tmp_path):
+    """A file with one SiLU."""
+    nodes = [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("Mul", ["x", "s"], ["y"])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "silu", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+    onnx.save(model, tmp_path / "silu.onnx")
+    return tmp_path / "silu.onnx"
+
+
+def test_a_wrong_rewrite_is_caught_and_leaves_no_file(silu, tmp_path, monkeypatch, fails):
+    right = PlainSwish.find
+
+    def wrong(self, node):
+        found = right(self, node)
+        return None if found is None else type(found)(inner=found.inner, x=found.x, alpha=1.01)
+
+    assert simplify_onnx(silu, tmp_path / "right.onnx").operators_after == {"Swish": 1}
+    monkeypatch.setattr(PlainSwish, "find", wrong)
+    before = set(tmp_path.iterdir())
+    message = fails(silu, "-o", tmp_path / "out.onnx")
+    assert "output 'y' with rows=2 differs by" in message
+    assert "Rules that applied: PlainSwish." in message
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "edge-llm"], "Target 'edge-llm' does not take graphs of other exporters: it needs the rule"),
+        (["--target", "edge-lm"], "Unknown target 'edge-lm'. Did you mean 'edge-llm'?"),
+        (["--dim", "row=2"], "Unknown dimension 'row'. Did you mean 'rows'?"),
+        (["--dim", "rows"], "--dim must be NAME=N; got 'rows'."),
+    ],
+)
+def test_bad_options(arguments, message, silu, tmp_path, fails):
+    assert message in fails(silu, "-o", tmp_path / "out.onnx", *arguments)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_input_and_output_must_differ(silu, tmp_path, fails):
+    content = silu.read_bytes()
+    assert "-o must name another file than the input" in fails(silu, "-o", silu, "--force")
+    link = tmp_path / "link.onnx"
+    link.symlink_to(silu)
+    assert "-o must name another file than the input" in fails(silu, "-o", link, "--force")
+    assert silu.read_bytes() == content
+
+
+def test_an_existing_file_is_replaced_only_by_force(silu, tmp_path, fails):
+    out = tmp_path / "out.onnx"
+    out.write_text("mine")
+    assert "exists already" in fails(silu, "-o", out)
+    assert out.read_text() == "mine"
+    assert invoke(silu, "-o", out, "--force").exit_code == 0
+    assert operators_of(out) == {"Swish": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph at all", b"\x00" * 64])
+def test_what_is_no_graph(content, tmp_path, fails):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    assert "must be an ONNX file" in fails(path, "-o", tmp_path / "out.onnx")
+
+
+def test_a_missing_file(tmp_path, fails):
+    assert "there is no such file" in fails(tmp_path / "none.onnx", "-o", tmp_path / "out.onnx")
+
+
+def big_model(folder, rows=1 << 20, columns=1 << 10):
+    """Write a graph with a norm and a weight of 4 GiB whose data file is a hole."""
+    weight = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=[rows, columns])
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "big.data"), ("offset", 0), ("length", 4 * rows * columns)):
+        weight.external_data.add(key=key, value=str(value))
+    with (folder / "big.data").open("wb") as file:
+        os.truncate(file.fileno(), 4 * rows * columns)
+    constants = {"two": 2.0, "eps": 1e-5}
+    nodes = [
+        helper.make_node("Gather", ["weight", "ids"], ["x"]),
+        helper.make_node("Pow", ["x", "two"], ["square"]),
+        helper.make_node("ReduceMean", ["square"], ["mean"], axes=[-1]),
+        helper.make_node("Add", ["mean", "eps"], ["shifted"]),
+        helper.make_node("Sqrt", ["shifted"], ["root"]),
+        helper.make_node("Div", ["x", "root"], ["normed"]),
+        helper.make_node("Mul", ["normed", "gain"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "big",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "seq"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "seq", columns])],
+        [
+            weight,
+            numpy_helper.from_array(np.ones(columns, np.float32), "gain"),
+            *(numpy_helper.from_array(np.float32(value), name) for name, value in constants.items()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "big.onnx").write_bytes(model.SerializeToString())
+    return folder / "big.onnx"
+
+
+def test_a_file_of_4_gib_is_rewritten_without_its_weights(tmp_path):
+    path, events = big_model(tmp_path), []
+    result = simplify_onnx(path, tmp_path / "out.onnx", check="off", listener=events.append)
+    assert result.operators_after == {"Gather": 1, "RMSNormalization": 1}
+    assert result.check is None
+    assert max(event.peak_rss_mib for event in events) < 2000  # the weight alone has 4096 MiB
+    assert (tmp_path / "big.data").stat().st_blocks == 0
+    assert dict(places_of(tmp_path / "out.onnx")["weight"])["location"] == "big.data"
+    assert (tmp_path / "out.onnx").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data.unlink(), "big.data does not exist"),
+        (lambda data: os.truncate(data, 100), "has 100 bytes, and it ends at 4194304"),
+    ],
+)
+def test_missing_data(damage, message, tmp_path, fails):
+    path = big_model(tmp_path, rows=1 << 10)
+    damage(tmp_path / "big.data")
+    assert message in fails(path, "-o", tmp_path / "out.onnx")
