@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Final
 
@@ -51,10 +50,10 @@ def make_environment() -> Path:
     shutil.rmtree(DIRECTORY, ignore_errors=True)
     _run(sys.executable, "-m", "venv", str(DIRECTORY))
     python = DIRECTORY / "bin" / "python"
-    own = importlib.metadata.version("torch").partition("+")[0]
-    if f"torch=={own}" in PINS:
+    torch = importlib.metadata.distribution("torch")
+    if f"torch=={torch.version.partition('+')[0]}" in PINS:
         packages = next((DIRECTORY / "lib").glob("python*")) / "site-packages"
-        (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        (packages / "borrowed.pth").write_text(f"{torch.locate_file('')}\n", encoding="utf-8")
     _run(str(python), "-m", "pip", "install", "--quiet", *PINS)
     _run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", WHEEL)
     (DIRECTORY / "complete").touch()
