@@ -11,6 +11,7 @@ Layout: TensorRT-Edge-LLM 0.11, ``checkpoint/repacking.py``, for the plugin's ``
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -116,3 +117,22 @@ def _by_place(pairs: Bytes, inputs: int) -> NDArray[Any]:
 def _thread_shape(half_rows: int, inputs: int) -> tuple[int, ...]:
     """Return ``(blocks, tiles, steps, halves, pairs of outputs)``, which order the threads' reads."""
     return 2 * half_rows // TILE_OUTPUTS, inputs // TILE_INPUTS, 4, 2, 16
+
+
+@dataclass(frozen=True)
+class FragmentPacking:
+    """The packing as a recipe takes it: ModelOpt's pairs of outputs → fragments."""
+
+    @property
+    def block_rows(self) -> int:
+        """Pairs of the outputs of a tile."""
+        return TILE_OUTPUTS // 2
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return ``[rows, 512]``."""
+        pairs, inputs = stored
+        return packed_shape(2 * pairs, inputs)
+
+    def pack(self, rows: Bytes) -> Bytes:
+        """Return the packed bytes of a block."""
+        return pack_fragments(rows).reshape(-1).view(np.uint8)
