@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from tests.edge_llm_wheel.graph import PLUGIN_DOMAINS, Graph, attributes, described
+from tests.edge_llm_wheel.graph import PLUGIN_DOMAIN, ROUNDING_DOMAIN, Graph, attributes, described
 from tests.edge_llm_wheel.weights import exported_weights
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def compare_exports(ours: Path, theirs: Path) -> list[Difference]:
     return [
         *compare_interfaces(first, second),
         *compare_plugins(first, second),
+        *compare_rounding(first, second),
         *compare_configs(read_config(ours), read_config(theirs)),
         *compare_files(ours, theirs),
         *compare_weights(exported_weights(first), exported_weights(second)),
@@ -102,11 +103,33 @@ def compare_plugins(ours: Graph, theirs: Graph) -> Iterator[Difference]:
                     yield Difference("plugin", f"{operator} {place} {name}", own.get(name), other.get(name))
 
 
+def compare_rounding(ours: Graph, theirs: Graph) -> Iterator[Difference]:
+    """Yield operators of TensorRT's own that are not used with the same attributes.
+
+    Their number does not matter: two layers may share a rounded input or round it twice. What each layer rounds with is
+    among the weights.
+    """
+    first, second = rounding_forms(ours), rounding_forms(theirs)
+    for operator in sorted(first.keys() | second.keys()):
+        if first.get(operator) != second.get(operator):
+            yield Difference("plugin", operator, first.get(operator), second.get(operator))
+
+
+def rounding_forms(graph: Graph) -> dict[str, list[str]]:
+    """Return the different attributes of TensorRT's own operators, by operator."""
+    found: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        if node.domain == ROUNDING_DOMAIN:
+            texts = found.setdefault(f"{node.domain}::{node.op_type}", set())
+            texts.add(json.dumps(attributes(node), sort_keys=True))
+    return {operator: sorted(texts) for operator, texts in found.items()}
+
+
 def plugin_nodes(graph: Graph) -> dict[str, list[dict[str, Any]]]:
     """Return attributes of each plugin node, and its inputs by meaning, by operator."""
     found: dict[str, list[dict[str, Any]]] = {}
     for node in graph.nodes:
-        if node.domain in PLUGIN_DOMAINS:
+        if node.domain == PLUGIN_DOMAIN:
             meanings = [meaning(graph, name) for name in node.input]
             outputs = [name if is_output(graph, name) else "computed" for name in node.output]
             facts = {**attributes(node), "inputs": meanings, "outputs": outputs}

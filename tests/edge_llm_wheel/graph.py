@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-PLUGIN_DOMAINS = ("trt_edgellm", "trt")
+PLUGIN_DOMAIN = "trt_edgellm"
+ROUNDING_DOMAIN = "trt"
 
 STRAY_ATTRIBUTES = ("_outputs",)
 """What onnxscript leaves on custom nodes; no runtime reads it."""

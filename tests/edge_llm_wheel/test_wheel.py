@@ -104,6 +104,17 @@ def test_a_change_of_the_graph_is_told(change, expected, theirs, checkpoints, tm
     assert [one.category for one in found] == [category for category, _subject in expected]
 
 
+def test_another_block_of_rounded_inputs_is_told(theirs, tmp_path):
+    case = ("llama", "nvfp4")
+    out = shutil.copytree(theirs[case], tmp_path / "out")
+    model = onnx.load(out / "model.onnx")
+    node = next(node for node in model.graph.node if node.op_type == "TRT_FP4DynamicQuantize")
+    next(item for item in node.attribute if item.name == "block_size").i = 32
+    onnx.save(model, out / "model.onnx")
+    found = compare_exports(out, theirs[case])
+    assert [(one.category, one.subject) for one in found] == [("plugin", "trt::TRT_FP4DynamicQuantize")]
+
+
 def test_changes_of_the_files_are_told(theirs, tmp_path):
     out = shutil.copytree(theirs[LLAMA], tmp_path / "out")
     config = {**read_config(out), "rope_theta": 1.0, "of_ours": True}
