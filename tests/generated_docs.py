@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.docstrings import first_line, parse_docstring, to_markdown
+from tests.edge_llm_wheel.page import wheel_tables
 from tests.generated_conformance import conformance_page
 from tests.generated_coverage import coverage_page
 from tests.generated_errors import errors_page
@@ -378,6 +379,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "matrix-precisions": matrix_precisions_table,
     "matrix-tokens": matrix_tokens_table,
     "matrix-limits": matrix_limits_table,
+    "edge-llm-wheel": lambda: wheel_tables(table),
 }
 """Name of a table in a hand-written page → what makes it."""
 

@@ -29,6 +29,7 @@ from edgellm_core.weights.errors import (
     UnsupportedCastError,
     WeightOverflowError,
 )
+from edgellm_core.weights.packed import check_packed, copy_packed
 from edgellm_core.weights.reader import Bytes, RowMajorStream, SourceFiles, TensorStream, TransposedStream
 from edgellm_core.weights.sink import DigestedFile
 
@@ -152,6 +153,9 @@ def bind(
 
 def _check_recipe(recipe: Recipe, tensors: TensorIndex) -> None:
     entries = [tensors[name] for name in recipe.sources]
+    if recipe.packing is not None:
+        check_packed(recipe, recipe.packing, entries)
+        return
     for entry in entries:
         if not can_cast(entry.element_type, recipe.element_type):
             raise UnsupportedCastError(entry.name, entry.element_type, recipe.element_type)
@@ -196,6 +200,9 @@ def _copy_tensor(
 ) -> None:
     """Stream one source into the data file."""
     stream: TensorStream
+    if recipe.packing is not None:
+        copy_packed(recipe.packing, entry, RowMajorStream(files, entry), sink, chunk_bytes, tell)
+        return
     if recipe.transpose:
         stream = TransposedStream(files, entry, block_bytes=BLOCK_CHUNKS * chunk_bytes)
     else:

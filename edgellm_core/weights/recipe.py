@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from edgellm_core.settings import PAIRED_TYPES, stored_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Packing(Protocol):
+    """Puts bytes ``[rows, columns]`` into the order of a kernel, a block of rows at a time."""
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that are packed without the others; the last block may have fewer."""
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the dimensions of what ``[rows, columns]`` becomes."""
+
+    def pack(self, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the packed bytes of a block, in one dimension."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +40,7 @@ class Recipe:
             ``PAIRED_TYPES``.
         shape: dimensions of the initializer; ``()`` for a scalar.
         sources: names of checkpoint tensors, in the order in which they are appended.
+        packing: how the one source, of bytes (``U8``), is put into another order; the other settings then don't apply.
         transpose: swap the two axes of every source before appending; all sources then have two dimensions. Pairs stay
             together: ``[rows / 2, columns]`` bytes, whose pairs lie along the rows, become ``[columns, rows]``.
         join: sources hold one four-bit number a byte; after the swap, neighbours along the last axis become pairs.
@@ -31,6 +51,7 @@ class Recipe:
     element_type: str
     shape: tuple[int, ...]
     sources: tuple[str, ...]
+    packing: Packing | None = None
     transpose: bool = False
     join: bool = False
     positive: bool = False

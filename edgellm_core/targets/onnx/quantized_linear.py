@@ -67,14 +67,20 @@ class QuantizedLinearToMatMul(Rule):
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the input, the weight and their product."""
+        writer = self.writer(node, edit)
+        write_product(node, writer.input(), writer.weight(), edit)
+
+    def writer(self, node: gs.Node, edit: Editor) -> OperandWriter:
+        """Return what writes the operands of a layer."""
         linear = self._model.linears[node.inputs[1].name]
         recipes = linear_recipes(linear, self._model.element_type)
-        writer = _Writer(node=node, edit=edit, linear=linear, element_type=self._model.element_type, recipes=recipes)
-        write_product(node, writer.input(), writer.weight(), edit)
+        return OperandWriter(
+            node=node, edit=edit, linear=linear, element_type=self._model.element_type, recipes=recipes
+        )
 
 
 @dataclass(frozen=True)
-class _Writer:
+class OperandWriter:
     """Writes the operands of one layer.
 
     Attributes:
@@ -95,37 +101,38 @@ class _Writer:
         """Return the input ``[…, in]``: smoothed, put in order, and rounded, each where the format says so."""
         form, x = self.linear.form, self.node.inputs[0]
         if form.smoothed:
-            x = self._add("Mul", [x, self._stored("pre_quant_scale")], "smoothed", like=x)
+            x = self._add("Mul", [x, self.stored("pre_quant_scale")], "smoothed", like=x)
         if form.ordered:
-            x = self._add("Gather", [x, self._stored("input_order")], "ordered", like=x, axis=-1)
+            x = self._add("Gather", [x, self.stored("input_order")], "ordered", like=x, axis=-1)
         if form.input == "static":
-            scale = self._stored("input_scale")
+            scale = self.stored("input_scale")
             rounded = self._add("QuantizeLinear", [x, scale], "rounded", output_dtype=STATIC_TYPES[form.weight])
             return self._add("DequantizeLinear", [rounded, scale], "input", like=x)
         if form.input == "dynamic":
-            return self._nvfp4_input(x) if form.weight == "nvfp4" else self._mxfp8_input(x)
+            return self.nvfp4_input(x) if form.weight == "nvfp4" else self._mxfp8_input(x)
         return x
 
     def weight(self) -> gs.Tensor:
         """Return the weight ``[in, out]`` in the type of the graph."""
         form = self.linear.form
-        stored, scale = self._stored("weight"), self._stored("weight_scale")
+        stored, scale = self.stored("weight"), self.stored("weight_scale")
         blocks: dict[str, Any] = {"block_size": form.block_size} if form.block_size else {}
         if form.weight == "mxfp8":
             weight = self._mxfp8_dequantize([stored, scale], "weight")
         elif form.weight == "nvfp4":
-            scale = self._add("DequantizeLinear", [scale, self._stored("weight_scale_2")], "weight_scale")
+            scale = self._add("DequantizeLinear", [scale, self.stored("weight_scale_2")], "weight_scale")
             weight = self._add("DequantizeLinear", [stored, scale], "weight", axis=1, **blocks)
             weight = self._in_graph_type(weight, "weight_cast")
         else:
-            zero = [self._stored("weight_zero_point")] if form.weight == "uint4" else []
+            zero = [self.stored("weight_zero_point")] if form.weight == "uint4" else []
             weight = self._add("DequantizeLinear", [stored, scale, *zero], "weight", axis=0, **blocks)
         if form.weight in TURNED:
             return weight
         return self._add("Transpose", [weight], "turned", perm=[1, 0])
 
-    def _nvfp4_input(self, x: gs.Tensor) -> gs.Tensor:
-        scale, name, block = self._stored("input_scale"), self.node.name, self.linear.form.block_size
+    def nvfp4_input(self, x: gs.Tensor) -> gs.Tensor:
+        """Return an input that was rounded to nvfp4."""
+        scale, name, block = self.stored("input_scale"), self.node.name, self.linear.form.block_size
         rounded, scales = self.edit.nodes(
             "TRT_FP4DynamicQuantize", [x, scale], [f"{name}.rounded", f"{name}.scales"], name=f"{name}/rounded",
             domain=TRT_DOMAIN, axis=-1, block_size=block, scale_type=onnx.TensorProto.FLOAT8E4M3FN,
@@ -158,7 +165,8 @@ class _Writer:
     def _number(self) -> int:
         return int(onnx.TensorProto.DataType.Value(ONNX_TYPES[self.element_type]))
 
-    def _stored(self, suffix: str) -> gs.Variable:
+    def stored(self, suffix: str) -> gs.Variable:
+        """Return the initializer with this suffix."""
         return variable(self.recipes[suffix], self.edit)
 
     def _add(self, op: str, inputs: list[gs.Tensor], label: str, **options: Any) -> gs.Tensor:

@@ -1,0 +1,1 @@
+"""Target ``edge-llm``: what the runtime of TensorRT-Edge-LLM takes."""

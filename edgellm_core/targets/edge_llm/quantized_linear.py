@@ -1,0 +1,129 @@
+"""Quantized linear layers as TensorRT-Edge-LLM takes them: a plugin for int4, Q/DQ for the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import onnx
+
+from edgellm_core.contract import QuantizedForm
+from edgellm_core.errors import NoFormError
+from edgellm_core.targets.edge_llm.fragment_packing import FragmentPacking, packed_shape, require_alignment
+from edgellm_core.targets.onnx.quantized_linear import (
+    TRT_DOMAIN,
+    OperandWriter,
+    QuantizedLinearToMatMul,
+)
+from edgellm_core.targets.onnx.quantized_recipes import linear_recipes
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.quantization.model import QuantizedLinear, QuantizedModel
+    from edgellm_core.surgery.rule import Editor
+    from edgellm_core.weights.recipe import Recipe
+
+PLUGIN_DOMAIN: Final = "trt_edgellm"
+
+INPUT_SCALE_16: Final = "input_scale.float16"
+"""Suffix of the scale with which the scales of an nvfp4 input's blocks are dequantized, in float16 so that the input is
+float16 again (TensorRT-Edge-LLM 0.11, ``onnx/dynamo_translations.py``)."""
+
+TAKEN: Final = ("fp8", "int8", "int4", "nvfp4", "mxfp8")
+"""Kinds of weight that the runtime takes; its int4 plugin knows no zero points."""
+
+
+def quantized_linears(target: str, model: QuantizedModel) -> QuantizedForm:
+    """Return the rule and the recipes of quantized linear layers; of a model without any, nothing.
+
+    Args:
+        target: its name, for errors.
+        model: what is quantized; its KV cache is left to others.
+
+    Raises:
+        NoFormError: a kind of weight that the runtime does not take.
+        UnalignedInt4Error: an int4 layer whose size the plugin does not take.
+    """
+    lacking = {linear.form.weight for linear in model.linears.values()} - {*TAKEN}
+    if lacking:
+        raise NoFormError(target, {f"{kind} weights" for kind in lacking})
+    recipes = [recipe for linear in model.linears.values() for recipe in plugin_recipes(linear).values()]
+    return QuantizedForm(rules=(QuantizedLinearToPlugin(model),) if model.linears else (), recipes=tuple(recipes))
+
+
+def plugin_recipes(linear: QuantizedLinear) -> dict[str, Recipe]:
+    """Return the recipe of each initializer of a layer of a float16 graph, by the suffix of its name.
+
+    Raises:
+        UnalignedInt4Error: an int4 layer whose size the plugin does not take.
+    """
+    recipes = linear_recipes(linear, "F16")
+    if linear.form.weight == "int4":
+        require_alignment(linear.module, linear.outputs, linear.inputs)
+        shape = packed_shape(linear.outputs, linear.inputs)
+        recipes["weight"] = replace(
+            recipes["weight"], element_type="I8", shape=shape, packing=FragmentPacking(), transpose=False
+        )
+    if linear.form.weight == "nvfp4" and "input_scale" in recipes:
+        scale = recipes["input_scale"]
+        recipes[INPUT_SCALE_16] = replace(scale, name=f"{linear.module}.{INPUT_SCALE_16}", element_type="F16")
+    return recipes
+
+
+class QuantizedLinearToPlugin(QuantizedLinearToMatMul):
+    """``edgellm::Linear(x, w[, b])`` → ``trt_edgellm::Int4GroupwiseGemmPluginV2(x, w, scales)[+ b]``; Q/DQ if not int4.
+
+    The scales of int4 are ``[in / block, out]``. Smoothing that is not folded stays a product in front of the plugin.
+    """
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        """Write the plugin, or the input, the weight and their product."""
+        writer = self.writer(node, edit)
+        if writer.linear.form.weight == "int4":
+            _write_plugin(writer)
+        else:
+            super().rewrite(node, edit)
+
+    def writer(self, node: gs.Node, edit: Editor) -> OperandWriter:
+        """Return what writes the operands of a layer."""
+        linear = self._model.linears[node.inputs[1].name]
+        return _Writer(node=node, edit=edit, linear=linear, element_type="F16", recipes=plugin_recipes(linear))
+
+
+@dataclass(frozen=True)
+class _Writer(OperandWriter):
+    """Writes the operands of one layer; inputs in nvfp4 are dequantized to float16."""
+
+    def nvfp4_input(self, x: gs.Tensor) -> gs.Tensor:
+        """Return an input that was rounded to nvfp4."""
+        name, block = self.node.name, self.linear.form.block_size
+        rounded, scales = self.edit.nodes(
+            "TRT_FP4DynamicQuantize", [x, self.stored("input_scale")], [f"{name}.rounded", f"{name}.scales"],
+            name=f"{name}/rounded", domain=TRT_DOMAIN, axis=-1, block_size=block,
+            scale_type=onnx.TensorProto.FLOAT8E4M3FN,
+        )  # fmt: skip
+        [wide] = self.edit.nodes(
+            "DequantizeLinear", [scales, self.stored(INPUT_SCALE_16)], [f"{name}.input_scale"],
+            name=f"{name}/input_scale", domain=TRT_DOMAIN,
+        )  # fmt: skip
+        [value] = self.edit.nodes(
+            "DequantizeLinear", [rounded, wide], [f"{name}.input"], name=f"{name}/input", domain=TRT_DOMAIN,
+            axis=-1, block_size=block,
+        )  # fmt: skip
+        return value
+
+
+def _write_plugin(writer: OperandWriter) -> None:
+    node, edit, linear = writer.node, writer.edit, writer.linear
+    bias, result = node.inputs[2:], node.outputs[0]
+    [product] = edit.nodes(
+        "Int4GroupwiseGemmPluginV2", [writer.input(), writer.stored("weight"), writer.stored("weight_scale")],
+        [f"{node.name}.product"], name=node.name, domain=PLUGIN_DOMAIN,
+        gemm_n=linear.outputs, gemm_k=linear.inputs, group_size=linear.form.block_size,
+    )  # fmt: skip
+    product.dtype, product.shape = result.dtype, result.shape
+    if bias:
+        edit.node("Add", [product, bias[0]], result, name=f"{node.name}/bias")
+    else:
+        edit.replace(result, product)

@@ -1,0 +1,47 @@
+"""Runs the exporter of NVIDIA's wheel, in its own Python: ``export_with_wheel.py CHECKPOINT OUT [CHECKPOINT OUT…]``.
+
+Prints one line of JSON for each pair: ``{"seconds": …, "error": null or a text}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+
+
+def export(checkpoint: str, out: str) -> str | None:
+    """Export a checkpoint; return what went wrong."""
+    from tensorrt_edgellm import AutoModel, export_onnx
+
+    try:
+        Path(out).mkdir(parents=True)
+        with contextlib.redirect_stdout(sys.stderr):
+            model = AutoModel.from_pretrained(checkpoint, device="cpu")
+            export_onnx(model, str(Path(out, "model.onnx")), model_dir=checkpoint)
+    except Exception as error:  # noqa: BLE001 - whatever the exporter raises is its answer
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def pack(arrays: str, out: str) -> None:
+    """Pack each array of an npz file, numbers from 0 to 15 ``[outputs, inputs]``, with the wheel's packer."""
+    import numpy as np
+    from tensorrt_edgellm.checkpoint.repacking import repack_to_cutedsl_fragment
+
+    with np.load(arrays) as stored:
+        np.savez(out, **{name: repack_to_cutedsl_fragment(stored[name]) for name in stored.files})
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--pack":
+        pack(*sys.argv[2:])
+    else:
+        for pair in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+            began = time.monotonic()
+            problem = export(*pair)
+            print(json.dumps({"seconds": round(time.monotonic() - began, 1), "error": problem}), flush=True)

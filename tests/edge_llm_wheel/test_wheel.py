@@ -1,0 +1,130 @@
+"""What the wheel exports is what the contract says, and holds what the checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from edgellm_core.targets.edge_llm.fragment_packing import pack_fragments
+from tests.edge_llm_wheel.checkpoints import CASES
+from tests.edge_llm_wheel.compare import compare_exports, read_config
+from tests.edge_llm_wheel.contract import contract_differences
+from tests.edge_llm_wheel.wheel import pack_all
+
+pytestmark = pytest.mark.wheel
+
+EVERY_CASE = pytest.mark.parametrize("case", CASES, ids="-".join)
+LLAMA = ("llama", "fp16")
+
+
+@EVERY_CASE
+def test_its_export_is_what_the_contract_says(case, theirs, checkpoints):
+    assert [str(one) for one in contract_differences(theirs[case], checkpoints[case], case[0])] == []
+
+
+def test_our_packer_writes_the_bits_of_the_wheels(wheel_python, tmp_path):
+    rng = np.random.default_rng(5)
+    sizes = [(64, 64), (128, 64), (192, 128), (320, 192), (512, 256), (1024, 704)]
+    pairs = {f"{n}x{k}": rng.integers(0, 256, (n // 2, k), np.uint8) for n, k in sizes}
+    numbers = {
+        name: np.stack([(stored & 15) ^ 8, (stored >> 4) ^ 8], axis=1).reshape(-1, stored.shape[1])
+        for name, stored in pairs.items()
+    }
+    packed = pack_all(wheel_python, numbers, tmp_path)
+    assert packed.keys() == pairs.keys()
+    for name, stored in pairs.items():
+        np.testing.assert_array_equal(pack_fragments(stored), packed[name], err_msg=name)
+
+
+@EVERY_CASE
+def test_an_export_does_not_differ_from_itself(case, theirs):
+    assert compare_exports(theirs[case], theirs[case]) == []
+
+
+def wrong_scale(model):
+    node = next(node for node in model.graph.node if node.op_type == "AttentionPlugin")
+    next(item for item in node.attribute if item.name == "attention_scale").f = 0.25
+
+
+def swapped_inputs(model):
+    node = next(node for node in model.graph.node if node.op_type == "AttentionPlugin")
+    node.input[2], node.input[4] = node.input[4], node.input[2]
+
+
+def renamed_input(model):
+    next(value for value in model.graph.input if value.name == "positions").name = "position_ids"
+
+
+def wider_output(model):
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+def older_opset(model):
+    next(entry for entry in model.opset_import if not entry.domain).version = 23
+
+
+def changed_weight(model):
+    tensor = next(item for item in model.graph.initializer if list(item.dims) == [256, 512])
+    raw = bytearray(tensor.raw_data)
+    raw[1] ^= 0x40
+    tensor.raw_data = bytes(raw)
+
+
+def nudged_norm(model):
+    tensor = next(item for item in model.graph.initializer if "input_layernorm" in item.name)
+    raw = bytearray(tensor.raw_data)
+    raw[0] ^= 1
+    tensor.raw_data = bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (wrong_scale, [("plugin", "trt_edgellm::AttentionPlugin 0 attention_scale")]),
+        (swapped_inputs, [("plugin", "trt_edgellm::AttentionPlugin 0 inputs")]),
+        (renamed_input, [("input", "4")]),
+        (wider_output, [("output", "0")]),
+        (older_opset, [("opset", "ai.onnx")]),
+        (changed_weight, [("weight", "layers.0.qkv weight")]),
+        (nudged_norm, [("rounding", "channels.0 weight")]),
+    ],
+)
+def test_a_change_of_the_graph_is_told(change, expected, theirs, checkpoints, tmp_path):
+    out = shutil.copytree(theirs[LLAMA], tmp_path / "out")
+    model = onnx.load(out / "model.onnx")
+    change(model)
+    onnx.save(model, out / "model.onnx")
+    assert [(one.category, one.subject) for one in compare_exports(out, theirs[LLAMA])] == expected
+    found = contract_differences(out, checkpoints[LLAMA], "llama")
+    assert [one.category for one in found] == [category for category, _subject in expected]
+
+
+def test_another_block_of_rounded_inputs_is_told(theirs, tmp_path):
+    case = ("llama", "nvfp4")
+    out = shutil.copytree(theirs[case], tmp_path / "out")
+    model = onnx.load(out / "model.onnx")
+    node = next(node for node in model.graph.node if node.op_type == "TRT_FP4DynamicQuantize")
+    next(item for item in node.attribute if item.name == "block_size").i = 32
+    onnx.save(model, out / "model.onnx")
+    found = compare_exports(out, theirs[case])
+    assert [(one.category, one.subject) for one in found] == [("plugin", "trt::TRT_FP4DynamicQuantize")]
+
+
+def test_changes_of_the_files_are_told(theirs, tmp_path):
+    out = shutil.copytree(theirs[LLAMA], tmp_path / "out")
+    config = {**read_config(out), "rope_theta": 1.0, "of_ours": True}
+    del config["head_dim"]
+    (out / "config.json").write_text(json.dumps(config))
+    (out / "tokenizer.json").unlink()
+    (out / "chat_template.jinja").write_text("{{ messages }}")
+    table = load_file(out / "embedding.safetensors")["embedding"]
+    save_file({"embedding": table * 2}, out / "embedding.safetensors")
+    assert [(one.category, one.subject) for one in compare_exports(out, theirs[LLAMA])] == [
+        ("config", "head_dim"), ("config", "rope_theta"), ("file", "tokenizer.json"), ("file", "chat_template.jinja"),
+        ("weight", "embedding embedding"),
+    ]  # fmt: skip

@@ -1,0 +1,61 @@
+"""Runs the wheel's exporter and packer in the wheel's own Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SCRIPT: Final = Path(__file__).with_name("export_with_wheel.py")
+
+TIME_LIMIT: Final = 600
+"""Seconds for all exports of one run; twenty tiny ones take one minute."""
+
+
+def run_script(python: Path, *arguments: str) -> str:
+    """Run the script; return what it prints.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    command = [str(python), str(SCRIPT), *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False, cwd=SCRIPT.parent, env=environment
+    )
+    if run.returncode:
+        message = f"{' '.join(command[:3])} ended with {run.returncode}:\n{run.stderr[-2000:]}"
+        raise RuntimeError(message)
+    return run.stdout
+
+
+def export_all(python: Path, pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, Any]]:
+    """Export checkpoints in one process; return seconds and error of each.
+
+    Args:
+        python: interpreter that has the wheel.
+        pairs: checkpoint and folder to create.
+    """
+    lines = run_script(python, *(str(path) for pair in pairs for path in pair)).splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def pack_all(python: Path, numbers: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Pack arrays of numbers from 0 to 15 ``[outputs, inputs]`` with the wheel's packer.
+
+    Args:
+        python: interpreter that has the wheel.
+        numbers: arrays by name.
+        folder: where files may be written.
+    """
+    import numpy as np
+
+    np.savez(folder / "numbers.npz", **numbers)
+    run_script(python, "--pack", str(folder / "numbers.npz"), str(folder / "packed.npz"))
+    with np.load(folder / "packed.npz") as packed:
+        return {name: packed[name] for name in packed.files}
