@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from edgellm_core.errors import NoFormError, PluginError
 
 if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.quantization.formats import LinearFormat
     from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.rule import Rule
@@ -178,11 +182,21 @@ class Target:
         name: value of ``--target``.
         opset: ONNX opset of the default domain.
         domains: operator domains that may remain in the lowered graph; ``""`` is ONNX's own.
+        session: ``module:Class`` that runs a graph's file on the CPU for ``edgellm run``; like the default,
+            ``edgellm_core.runtime.session.DecoderSession``.
+        graph_session: ``module:Class`` that runs a graph held in memory for the parity gate; like the default,
+            ``edgellm_core.verification.session.GraphSession``.
+        precisions: values of ``--precision`` for what is not quantized; empty for all.
+        builds_engine: whether ``--engine`` builds from the graph.
     """
 
     name: ClassVar[str] = ""
     opset: ClassVar[int] = 23
     domains: ClassVar[tuple[str, ...]] = ("",)
+    session: ClassVar[str] = "edgellm_core.runtime.session:DecoderSession"
+    graph_session: ClassVar[str] = "edgellm_core.verification.session:GraphSession"
+    precisions: ClassVar[tuple[str, ...]] = ()
+    builds_engine: ClassVar[bool] = True
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules that lower the semantic operators to what the runtime takes."""
@@ -195,6 +209,57 @@ class Target:
             The rules, or None where the target takes only graphs that edgellm traced.
         """
         return None
+
+    def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
+        """Refuse, before anything long, a checkpoint that the runtime can't take; by default nothing.
+
+        Raises:
+            UserError: naming what it lacks.
+        """
+
+    def tables(self, graph: gs.Graph) -> Mapping[str, str]:
+        """Return parameters that lie in files of their own beside the graph: path → parameter; by default none.
+
+        Args:
+            graph: the graph in semantic operators; not changed.
+
+        Raises:
+            EdgellmError: the graph has none where the runtime needs one.
+        """
+        del graph
+        return {}
+
+    def finish(self, graph: gs.Graph) -> None:
+        """Give the lowered graph the inputs and outputs of the runtime; by default it keeps its own.
+
+        Args:
+            graph: changed in place.
+
+        Raises:
+            EdgellmError: something in it can't be expressed.
+        """
+
+    def write_files(self, model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, folder: Path) -> None:
+        """Change or add files beside the graph, after those of the checkpoint were copied; by default nothing.
+
+        Args:
+            model: the bound graph without its data.
+            checkpoint: the original.
+            family: its family.
+            folder: folder of the graph.
+
+        Raises:
+            EdgellmError: the runtime can't be told what it needs to know.
+        """
+
+    def engine_note(self, out: Path) -> str:
+        """Say how an engine is built where ``builds_engine`` is false.
+
+        Args:
+            out: the bundle.
+        """
+        del out
+        return f"Target {self.name!r} has no engine."
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
         """Return how the runtime takes quantized layers and caches; by default it takes none.

@@ -136,7 +136,8 @@ def clipped_int4_steps(weight: torch.Tensor, gram: torch.Tensor, block: int) -> 
 
     inside = torch.stack([gram[start : start + block, start : start + block] for start in range(0, len(gram), block)])
     rows = max(1, CLIPPED_AT_A_TIME // weight.shape[1])
-    return torch.cat([_clipped_steps(part, inside) for part in weight.split(rows)])
+    parts = [weight[start : start + rows] for start in range(0, weight.shape[0], rows)]
+    return torch.cat([_clipped_steps(part, inside) for part in parts])
 
 
 def _clipped_steps(weight: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:

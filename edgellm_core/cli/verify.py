@@ -75,6 +75,7 @@ def _compare(
     report: Reporter,
 ) -> VerificationResult:
     from edgellm_core.host import PluginHost
+    from edgellm_core.targets import find_target
     from edgellm_core.verification.gate import verify_graph
     from edgellm_core.verification.mode import choose_mode
 
@@ -84,7 +85,13 @@ def _compare(
     selection = host.select(checkpoint.config, forced=manifest.family.name, directory=checkpoint.directory)
     mode = choose_mode(requested, checkpoint, manifest.compute_precision, max_memory=max_memory, report=report)
     return verify_graph(
-        bundle.model_path, checkpoint, selection.family, precision=manifest.compute_precision, mode=mode, report=report
+        bundle.model_path,
+        checkpoint,
+        selection.family,
+        precision=manifest.compute_precision,
+        mode=mode,
+        target=find_target(manifest.target, host.targets()),
+        report=report,
     )
 
 

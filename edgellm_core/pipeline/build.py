@@ -25,6 +25,7 @@ from edgellm_core.bundle import (
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
+from edgellm_core.pipeline.errors import OtherEngineBuilderError
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import (
     MANIFEST_PACKAGES,
@@ -41,7 +42,7 @@ from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
-from edgellm_core.targets import find_target
+from edgellm_core.targets import find_target, require_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,12 +126,14 @@ def build(
     settings = settings or BuildSettings()
     check_output(out, force=settings.force)
     host = PluginHost.load(settings.plugin_paths)
+    target = find_target(settings.target, host.targets())
+    require_precision(target, settings.compute_precision)
     job = Job(
         source=source,
         out=out,
         settings=settings,
         host=host,
-        target=find_target(settings.target, host.targets()),
+        target=target,
         workspace=Workspace(out, use_cache=settings.use_cache),
         runner=StageRunner(host=host, listener=listener, settings=_told(source, out, settings), outcomes=[]),
     )
@@ -161,6 +164,7 @@ def _run(job: Job) -> None:
         original,
         selection.family,
         export.model_path,
+        target=job.target,
         fingerprint=export.fingerprint,
         workspace=job.workspace,
         runner=runner,
@@ -182,6 +186,7 @@ def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan
     if layout is not None:
         report.note(f"The checkpoint is quantized: {layout.describe()}.")
     selection = job.host.select(checkpoint.config, forced=job.settings.family, directory=checkpoint.directory)
+    job.target.check(checkpoint, selection.family)
     report.note(f"Family {selection.family.name!r}: {selection.reason}.")
     return checkpoint, selection, _engine_plan(job, checkpoint, layout, report)
 
@@ -207,6 +212,7 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
             checkpoint,
             selection.family,
             precision=settings.compute_precision,
+            target=job.target,
             mode=mode,
             tolerance=tolerance,
             report=report,
@@ -238,6 +244,12 @@ def _engine_plan(
         UserError: the engine can't be built here; one class per cause.
     """
     settings = job.settings
+    if not job.target.builds_engine:
+        if settings.engine not in ("auto", "none"):
+            raise OtherEngineBuilderError(settings.engine, job.target.engine_note(job.out))
+        if settings.engine == "auto":
+            report.note(job.target.engine_note(job.out))
+        return None
     from edgellm_core.engine import choose_backend, limits_for_context
     from edgellm_core.engine.errors import TooOldGpuError, ZeroPointsError
 

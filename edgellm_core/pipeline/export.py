@@ -13,7 +13,7 @@ from edgellm_core.pipeline.trace_cache import store_template, trace_key
 from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.run import RuleResult
     from edgellm_core.tracing.template import Template
+    from edgellm_core.weights.joined import Joins
     from edgellm_core.weights.recipe import Recipe
 
 MODEL_FILE: Final = "model.onnx"
@@ -42,6 +43,9 @@ class LoweredGraph:
         rules: what each rule did.
         quantized: what of it is quantized.
         recipes: how the initializers of that are made.
+        joins: initializers that are joined of parameters.
+        tables: parameters that lie in files of their own, by path.
+        target: what it was lowered for.
         operators_before: operators of the stamped graph.
         operators_after: operators of the lowered graph.
     """
@@ -50,6 +54,9 @@ class LoweredGraph:
     rules: Sequence[RuleResult]
     quantized: QuantizedModel
     recipes: Sequence[Recipe]
+    joins: Joins
+    tables: Mapping[str, str]
+    target: Target
     operators_before: dict[str, int]
     operators_after: dict[str, int]
 
@@ -185,14 +192,17 @@ def lower(
     from edgellm_core.surgery.rules import core_rules
     from edgellm_core.surgery.run import leftover_operators, operator_counts, run_rules
     from edgellm_core.tracing.stamping import stamp
+    from edgellm_core.weights.joined import fold_joins
 
     graph = stamp(template)
+    tables = target.tables(graph)
     before = operator_counts(graph)
     element_type = ELEMENT_TYPES[precision]
     quantized = quantized_model(graph, template, checkpoint, selection.family.ignored_tensors, element_type)
     form = target.quantized(quantized)
     rules = [*core_rules(), *host.rules(), *selection.family.rules(), *form.rules, *target.rules()]
     results = run_rules(graph, rules, remaining_dimensions(template.dimensions(), quantized))
+    target.finish(graph)
     leftover = leftover_operators(graph, target.domains)
     if leftover:
         raise LeftoverOperatorsError(target.name, leftover)
@@ -201,11 +211,15 @@ def lower(
     del model.opset_import[:]
     versions = dict.fromkeys(sorted({node.domain or "" for node in graph.nodes}), 1) | {"": target.opset}
     model.opset_import.extend(onnx.helper.make_opsetid(*item) for item in versions.items())
+    joins = fold_joins(model, template.stamped_parameters())
     return LoweredGraph(
         model=model,
         rules=results,
         quantized=quantized,
         recipes=form.recipes,
+        joins=joins,
+        tables=tables,
+        target=target,
         operators_before=before,
         operators_after=operator_counts(graph),
     )
@@ -230,13 +244,16 @@ def bind_graph(
     from edgellm_core.weights.accounting import account, in_disk_order
     from edgellm_core.weights.binder import bind
     from edgellm_core.weights.external_data import attach
+    from edgellm_core.weights.joined import join_recipes
+    from edgellm_core.weights.tables import write_table
     from edgellm_core.weights.tied import require_equal_duplicates
 
     model, quantized = lowered.model, {recipe.name for recipe in lowered.recipes}
     used = {name for node in model.graph.node for name in node.input}
     replaced = {weight for weight in lowered.quantized.linears if weight not in used} | quantized
     parameters = {name: spec for name, spec in template.stamped_parameters().items() if name not in replaced}
-    idle = [name for name in parameters if name not in used]
+    parts = {part.parameter for joined in lowered.joins.values() for part in joined}
+    idle = [name for name in parameters if name not in {*used, *parts, *lowered.tables.values()}]
     if idle:
         report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
     tensors = {name: entry for name, entry in checkpoint.tensors.items() if name not in quantized}
@@ -248,12 +265,16 @@ def bind_graph(
         ignored=selection.family.ignored_tensors,
     )
     require_equal_duplicates(tensors, template.tied)
-    recipes = [*(recipe for recipe in recipes if recipe.name in used), *lowered.recipes]
+    for file, parameter in lowered.tables.items():
+        write_table(next(one for one in recipes if one.name == parameter), checkpoint.tensors, folder / file, report)
+    plain = [recipe for recipe in recipes if recipe.name in used]
+    recipes = [*plain, *join_recipes(recipes, lowered.joins), *lowered.recipes]
     recipes = in_disk_order(recipes, checkpoint.tensors)
     bound = bind(recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
     attach(model, recipes, bound.layout, location=DATA_FILE)
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())
     write_support_files(checkpoint, selection, folder, report)
+    lowered.target.write_files(model, checkpoint, selection.family, folder)
     return {"sha256": bound.sha256}
 
 

@@ -16,7 +16,7 @@ from edgellm_core.pipeline.trace_cache import cached_template, trace_key
 from edgellm_core.quantization.importers import find_importer
 from edgellm_core.quantization.layout import read_layout
 from edgellm_core.registry import ModelRegistry
-from edgellm_core.targets import find_target
+from edgellm_core.targets import find_target, require_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,14 +78,18 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     """
     check_output(out, force=settings.force)
     host = PluginHost.load(settings.plugin_paths)
-    find_target(settings.target, host.targets())
+    target = find_target(settings.target, host.targets())
+    require_precision(target, settings.compute_precision)
     metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision)
     selection = host.select(metadata.config, forced=settings.family, directory=metadata.directory)
     summary = summarize(
         metadata, precision=settings.compute_precision, claimed=selection.family.name != "generic", output=out
     )
     traced = settings.use_cache and _is_traced(metadata, selection, settings)
-    skipped = {*_verifications_left_out(settings, summary), *(("engine",) if settings.engine == "none" else ())}
+    skipped = {
+        *_verifications_left_out(settings, summary),
+        *(("engine",) if settings.engine == "none" or not target.builds_engine else ()),
+    }
     return Plan(
         source=source,
         out=str(out),

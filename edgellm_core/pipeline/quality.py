@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
     from edgellm_core.calibration.data import CalibrationSet
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.contract import ModelFamily
+    from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.events import Reporter
     from edgellm_core.pipeline.settings import BuildSettings
     from edgellm_core.pipeline.workspace import StageRunner, Workspace
 
 
-def measure(
+def measure(  # noqa: PLR0913  # each says what is compared, with what, or how
     settings: BuildSettings,
     original: Checkpoint,
     family: ModelFamily,
     model_path: Path,
     *,
+    target: Target,
     fingerprint: str,
     workspace: Workspace,
     runner: StageRunner,
@@ -36,6 +37,7 @@ def measure(
         original: the source checkpoint.
         family: its family.
         model_path: the bound graph, its tokenizer beside it.
+        target: what the graph was lowered for.
         fingerprint: identifies the graph.
         workspace: holds earlier results.
         runner: runs the stage.
@@ -62,7 +64,14 @@ def measure(
 
         text = held_out_text(settings, original, model_path.parent)
         record = measure_quality(
-            model_path, original, family, text, folder=workspace.directory, max_kl=settings.max_kl, report=report
+            model_path,
+            original,
+            family,
+            text,
+            target=target,
+            folder=workspace.directory,
+            max_kl=settings.max_kl,
+            report=report,
         )
         fields: dict[str, Any] = record.model_dump()
         return fields

@@ -34,6 +34,16 @@ class GraphContractError(EdgellmError):
         super().__init__(f"{path} is no graph of target 'onnx': {problem}. Export it with --target onnx.")
 
 
+class PluginAttributeError(UserError):
+    """A plugin node does what has no reference on the CPU."""
+
+    def __init__(self, attribute: str) -> None:
+        """Name the attribute."""
+        super().__init__(
+            f"AttentionPlugin must have {attribute} off to run on the CPU; it is on. Run it with TensorRT-Edge-LLM."
+        )
+
+
 class OtherTargetError(UserError):
     """The bundle was made for another runtime."""
 

@@ -217,7 +217,7 @@ def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
         if expanded:
             expand(model)
         if raised or expanded:
-            _read_small_tensors(model, path)
+            read_small_tensors(model, path.parent)
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
             source = model.SerializeToString()
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]), raised
@@ -225,13 +225,14 @@ def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
         raise GraphLoadError(path, " ".join(str(error).split()).rstrip(".")) from error
 
 
-def _read_small_tensors(model: onnx.ModelProto, path: Path) -> None:
+def read_small_tensors(model: onnx.ModelProto, folder: Path) -> None:
+    """Move small external tensors into the graph: shape inference does not look for shape constants in files."""
     from onnx import TensorProto, external_data_helper
 
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             lengths = [int(entry.value) for entry in tensor.external_data if entry.key == "length"]
             if lengths and lengths[0] <= INLINE_BYTES:
-                external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                external_data_helper.load_external_data_for_tensor(tensor, str(folder))
                 tensor.data_location = TensorProto.DEFAULT
                 del tensor.external_data[:]

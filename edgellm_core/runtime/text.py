@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -9,13 +10,14 @@ from edgellm_core.errors import InvalidSettingError
 from edgellm_core.runtime.errors import OtherTargetError, PromptTooLongError
 from edgellm_core.runtime.generate import Timings, generate
 from edgellm_core.runtime.sampling import Sampler, SamplingSettings
-from edgellm_core.runtime.session import DecoderSession
 from edgellm_core.runtime.tokenizer import BundleTokenizer, read_json_object
+from edgellm_core.targets import BUILT_IN, find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from edgellm_core.bundle import Bundle
+    from edgellm_core.runtime.session import DecoderSession
 
 CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 """Keys of config.json that hold the length of the context, by family."""
@@ -47,21 +49,20 @@ class TextGenerator:
         """Load the graph.
 
         Args:
-            bundle: a loaded bundle of target ``onnx``.
+            bundle: a loaded bundle.
             threads: threads of ONNX Runtime; None for one per core.
 
         Raises:
-            OtherTargetError: the bundle's graph needs another runtime.
+            OtherTargetError: the core does not run graphs of the bundle's target.
             EdgellmError: a file can't be used (see :mod:`edgellm_core.runtime.errors`).
         """
-        if bundle.manifest.target != "onnx":
-            raise OtherTargetError("edgellm run", bundle.directory, bundle.manifest.target)
+        open_session = _session_class(bundle)
         self.tokenizer = BundleTokenizer(bundle.llm)
         config = read_json_object(bundle.llm / "config.json")
         self.context_length = context_length(config)
         generation_config = read_json_object(bundle.llm / "generation_config.json")
         self.stop_ids = stop_tokens(generation_config or config, self.tokenizer.eos_id)
-        self.session = DecoderSession(bundle.model_path, threads=threads)
+        self.session = open_session(bundle.model_path, threads=threads)
 
     def encode_prompt(self, prompt: str, *, chat: bool = False, system: str | None = None) -> list[int]:
         """Return the token ids of a prompt.
@@ -136,6 +137,19 @@ class TextGenerator:
         emit(stream.flush())
         reason: Literal["stop", "length"] = "stop" if len(tokens) < room else "length"
         return GenerationResult(text="".join(pieces), tokens=tuple(tokens), finish_reason=reason, timings=timings)
+
+
+def _session_class(bundle: Bundle) -> type[DecoderSession]:
+    """Return what runs graphs of the bundle's target.
+
+    Raises:
+        OtherTargetError: the core does not know it.
+    """
+    if bundle.manifest.target not in BUILT_IN:
+        raise OtherTargetError("edgellm run", bundle.directory, bundle.manifest.target)
+    module, _, name = find_target(bundle.manifest.target, {}).session.partition(":")
+    session: type[DecoderSession] = getattr(importlib.import_module(module), name)
+    return session
 
 
 def generate_text(bundle: Bundle, prompt: str, **settings: Any) -> GenerationResult:

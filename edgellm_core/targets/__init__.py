@@ -5,15 +5,34 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.errors import UnknownNameError
+from edgellm_core.errors import InvalidSettingError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgellm_core.contract import Target
 
-BUILT_IN: Final[Mapping[str, str]] = {"onnx": "edgellm_core.targets.onnx:OnnxTarget"}
+BUILT_IN: Final[Mapping[str, str]] = {
+    "edge-llm": "edgellm_core.targets.edge_llm:EdgeLlmTarget",
+    "onnx": "edgellm_core.targets.onnx:OnnxTarget",
+}
 """Targets of the core, by name; imported when they are used."""
+
+
+def require_precision(target: Target, precision: str) -> None:
+    """Refuse a precision that a target does not have for what is not quantized.
+
+    Raises:
+        InvalidSettingError: naming those that it has.
+    """
+    if target.precisions and precision not in target.precisions:
+        allowed = ", ".join(target.precisions)
+        raise InvalidSettingError(
+            "--precision",
+            f"must be {allowed} for what target {target.name!r} does not quantize",
+            precision,
+            f"Choose {allowed}, or --target onnx.",
+        )
 
 
 def find_target(name: str, brought: Mapping[str, type[Target]]) -> Target:

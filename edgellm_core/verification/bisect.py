@@ -22,7 +22,6 @@ from edgellm_core.memory import release_memory
 from edgellm_core.verification.cut import hidden_name
 from edgellm_core.verification.memory import free_weights
 from edgellm_core.verification.reference import ReferenceRunner, load_reference, suitable_threads
-from edgellm_core.verification.session import GraphSession, Tensors
 from edgellm_core.verification.synchronized import Synchronizer
 from edgellm_core.verification.tolerances import LOCAL_NOISE
 from edgellm_core.verification.weights import differing_weights
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edgellm_core.verification.cases import Logits, StepInputs
+    from edgellm_core.verification.session import Tensors
     from edgellm_core.verification.subject import Subject
 
 EMBEDDING: Final = "the embedding"
@@ -120,7 +120,7 @@ def choose_part(errors: Sequence[float]) -> int:
 
 
 def _run_graph(subject: Subject, steps: Sequence[StepInputs], names: Sequence[str]) -> list[GraphStep]:
-    session = GraphSession(subject.graph, subject.folder, extra=names, widened=subject.layout is not None)
+    session = subject.open_session(extra=names, widened=subject.layout is not None)
     session.start(len(steps[0].input_ids))
     found = []
     for inputs in steps:

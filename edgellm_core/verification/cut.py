@@ -10,8 +10,8 @@ from edgellm_core.verification.errors import GraphNotCuttableError
 if TYPE_CHECKING:
     import onnx
 
-STATE: Final = re.compile(r"(?:past|present)\w*\.(\d+)\.\w+")
-"""Name of a state: ``past_key_values.3.key``, ``present.3.value``, ``past_state.3.conv``."""
+STATE: Final = re.compile(r"(?:past|present)\w*\.(\d+)\.\w+|(?:past|present)_key_values_(\d+)")
+"""Name of a state: ``past_key_values.3.key``, ``present.3.value``, ``past_state.3.conv``, ``past_key_values_3``."""
 
 
 def hidden_name(layer: int) -> str:
@@ -22,7 +22,7 @@ def hidden_name(layer: int) -> str:
 def state_layer(name: str) -> int | None:
     """Return the layer whose state a graph input or output is, or None."""
     found = STATE.fullmatch(name)
-    return int(found[1]) if found else None
+    return int(found[1] or found[2]) if found else None
 
 
 def cut_after(model: onnx.ModelProto, layers: int, depth: int) -> onnx.ModelProto:

@@ -16,7 +16,6 @@ from edgellm_core.verification.memory import free_weights
 from edgellm_core.verification.prompts import MOST_TOKENS, choose_prompts
 from edgellm_core.verification.quantized_gate import verify_quantized
 from edgellm_core.verification.reference import ReferenceRunner, load_reference, real_rows, record, suitable_threads
-from edgellm_core.verification.session import GraphSession
 from edgellm_core.verification.subject import Mode, Subject, make_subject
 from edgellm_core.verification.tolerances import tolerance_of
 
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.contract import ModelFamily
+    from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.events import Reporter
     from edgellm_core.verification.cases import Case, Recording
+    from edgellm_core.verification.session import GraphSession
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,13 +94,14 @@ class VerificationResult:
         )
 
 
-def verify_graph(
+def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or how
     model_path: Path,
     checkpoint: Checkpoint,
     family: ModelFamily,
     *,
     precision: str,
     mode: Mode,
+    target: Target | None = None,
     tolerance: float | None = None,
     report: Reporter,
 ) -> VerificationResult:
@@ -114,6 +115,7 @@ def verify_graph(
         family: its family.
         precision: precision of the graph; a quantized checkpoint says itself what it is.
         mode: ``full``, ``layers`` (the first layers and the head), or ``off``.
+        target: what the graph was lowered for; None for ``onnx``.
         tolerance: largest ``max_rel_err`` that passes; None for that of the precision.
         report: told about progress, ties, and what could not be exercised.
 
@@ -127,7 +129,7 @@ def verify_graph(
     """
     if mode == "off":
         return VerificationResult(mode=mode, reference="", prompts=0, tolerance=tolerance or 0.0, rows=())
-    subject = make_subject(model_path, checkpoint, family, precision=precision, mode=mode)
+    subject = make_subject(model_path, checkpoint, family, precision=precision, mode=mode, target=target)
     limit = tolerance_of(subject.tolerance_row) if tolerance is None else tolerance
     text = subject.config.get_text_config()
     context: int | None = getattr(text, "max_position_embeddings", None)
@@ -139,7 +141,7 @@ def verify_graph(
     spread = spread_case(prompts, context=context)
     if spread is not None:
         release_memory()
-        first = make_subject(model_path, checkpoint, family, precision=precision, mode="layers")
+        first = make_subject(model_path, checkpoint, family, precision=precision, mode="layers", target=subject.target)
         rows += _verify(first, [spread], limit, report)
     result = VerificationResult(
         mode=mode, reference=subject.reference, prompts=len(prompts), tolerance=limit, rows=tuple(rows)
@@ -196,7 +198,7 @@ def _compare(
     subject: Subject, recordings: Sequence[Recording], tolerance: float, report: Reporter
 ) -> list[RowComparison]:
     """Run the graph on every recorded step; stop at the first that fails."""
-    session: GraphSession | None = GraphSession(subject.graph, subject.folder)
+    session: GraphSession | None = subject.open_session()
     assert session is not None  # for mypy: it is dropped before the search
     rows: list[RowComparison] = []
     failed: tuple[Recording, int, int] | None = None

@@ -20,7 +20,6 @@ from edgellm_core.memory import release_memory
 from edgellm_core.verification.comparison import log_softmax
 from edgellm_core.verification.cut import hidden_name
 from edgellm_core.verification.errors import GraphNotFiniteError
-from edgellm_core.verification.session import GraphSession
 from edgellm_core.verification.subject import Subject, make_subject
 from edgellm_core.verification.text_recording import (
     TextRecording,
@@ -32,7 +31,7 @@ from edgellm_core.verification.text_recording import (
 if TYPE_CHECKING:
     from edgellm_core.calibration.data import CalibrationSet
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.contract import ModelFamily
+    from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.events import Reporter
     from edgellm_core.verification.cases import Ids, Logits
 
@@ -76,15 +75,18 @@ def score_text(wanted: Logits, found: Logits, *, best: Ids, following: Ids) -> T
     return TextScore(positions=len(found), log_likelihood=log_likelihood, kl=kl, agreeing=agreeing)
 
 
-def whole_subject(model_path: Path, checkpoint: Checkpoint, family: ModelFamily) -> Subject:
+def whole_subject(
+    model_path: Path, checkpoint: Checkpoint, family: ModelFamily, target: Target | None = None
+) -> Subject:
     """Return a graph and its original whole, the original with unrounded weights.
 
     Args:
         model_path: the bound graph.
         checkpoint: the source that was quantized or rounded, not what came out of it.
         family: its family.
+        target: what the graph was lowered for; None for ``onnx``.
     """
-    return make_subject(model_path, checkpoint, family, precision="fp32", mode="full")
+    return make_subject(model_path, checkpoint, family, precision="fp32", mode="full", target=target)
 
 
 def score_graph(subject: Subject, recording: TextRecording, report: Reporter) -> TextScore:
@@ -94,7 +96,7 @@ def score_graph(subject: Subject, recording: TextRecording, report: Reporter) ->
         GraphNotFiniteError: its logits are not finite.
         EdgellmError: it can't be loaded or run.
     """
-    session = GraphSession(subject.graph, subject.folder)
+    session = subject.open_session()
     ids = recording.ids
     score = TextScore(positions=0, log_likelihood=0.0, kl=0.0, agreeing=0)
     for sample in range(len(ids)):
@@ -118,7 +120,7 @@ def layer_errors(subject: Subject, recording: TextRecording) -> list[float]:
     produced = {name for node in subject.graph.graph.node for name in node.output}
     if not names or not produced.issuperset(names):
         return []
-    session = GraphSession(subject.graph, subject.folder, extra=names)
+    session = subject.open_session(extra=names)
     session.start(1)
     _, shown = session.run(text_inputs(recording.ids, 0))
     errors = []
@@ -146,12 +148,13 @@ def quality_record(
     )
 
 
-def measure_quality(
+def measure_quality(  # noqa: PLR0913  # each says what is compared, with what, or how
     model_path: Path,
     checkpoint: Checkpoint,
     family: ModelFamily,
     text: CalibrationSet,
     *,
+    target: Target | None = None,
     folder: Path,
     max_kl: float | None = None,
     report: Reporter,
@@ -163,6 +166,7 @@ def measure_quality(
         checkpoint: the source, not quantized.
         family: its family.
         text: held-out samples.
+        target: what the graph was lowered for; None for ``onnx``.
         folder: where the original's distributions are kept meanwhile.
         max_kl: the limit, for the record; the caller compares.
         report: told the progress.
@@ -170,7 +174,7 @@ def measure_quality(
     Raises:
         EdgellmError: original or graph can't be loaded or run, or are not finite.
     """
-    subject = whole_subject(model_path, checkpoint, family)
+    subject = whole_subject(model_path, checkpoint, family, target)
     with tempfile.TemporaryDirectory(dir=folder, prefix="quality-") as scratch:
         path = Path(scratch) / "original.f16"
         with loaded_original(subject) as model:

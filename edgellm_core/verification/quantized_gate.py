@@ -25,7 +25,6 @@ from edgellm_core.verification.reference import (
     real_rows,
     suitable_threads,
 )
-from edgellm_core.verification.session import GraphSession
 from edgellm_core.verification.synchronized import Synchronizer
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from edgellm_core.verification.activation_range import Excess
     from edgellm_core.verification.cases import Case, StepInputs
     from edgellm_core.verification.errors import VerificationFailedError
+    from edgellm_core.verification.session import GraphSession
     from edgellm_core.verification.subject import Subject
 
     Failure = Callable[[], VerificationFailedError]
@@ -74,7 +74,7 @@ def verify_quantized(
 
 def _play(subject: Subject, cases: Sequence[Case], shown: list[str], report: Reporter) -> list[list[GraphStep]]:
     """Run all cases on the graph; its own greedy tokens feed the decode steps."""
-    session = GraphSession(subject.graph, subject.folder, extra=sorted(set(shown)), widened=True)
+    session = subject.open_session(extra=sorted(set(shown)), widened=True)
     played = []
     for number, case in enumerate(cases):
         report.progress(number, 2 * len(cases), f"graph: {case.name}")

@@ -10,7 +10,7 @@ import numpy as np
 from edgellm_core.checkpoint.machine import available_memory
 from edgellm_core.runtime.errors import GraphLoadError, GraphRunError
 from edgellm_core.runtime.prefill import split_steps, step_size
-from edgellm_core.runtime.session import INLINE_BYTES, STATE_TYPES, state_output, state_value
+from edgellm_core.runtime.session import STATE_TYPES, read_small_tensors, state_output, state_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,7 +140,7 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
     expanded = needs_expansion(graph)
     if expanded:
         expand(graph)
-    _read_small_tensors(graph, folder)
+    read_small_tensors(graph, folder)
     present = {output.name for output in graph.graph.output}
     # ONNX Runtime infers the types of outputs that are declared without one
     graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra if name not in present)
@@ -164,17 +164,3 @@ def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened
 def _low_bit_elements(model: onnx.ModelProto) -> int:
     """Return the number of elements of initializers that are dequantized."""
     return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in LOW_BIT_TYPES)
-
-
-def _read_small_tensors(model: onnx.ModelProto, folder: Path) -> None:
-    """Move small external tensors into the graph: shape inference does not look for shape constants in files."""
-    from onnx import TensorProto, external_data_helper
-
-    for tensor in model.graph.initializer:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        lengths = [int(entry.value) for entry in tensor.external_data if entry.key == "length"]
-        if lengths and lengths[0] <= INLINE_BYTES:
-            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            tensor.data_location = TensorProto.DEFAULT
-            del tensor.external_data[:]

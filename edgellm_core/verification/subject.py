@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.metadata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from edgellm_core.targets.onnx import OnnxTarget
 from edgellm_core.verification.tolerances import QUANTIZED
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.checkpoint.tensors import TensorIndex
-    from edgellm_core.contract import ModelFamily
+    from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.quantization.layout import QuantizationLayout
+    from edgellm_core.verification.session import GraphSession
 
 Mode = Literal["full", "layers", "off"]
 
@@ -45,10 +48,12 @@ class Subject:
         depth: decoder layers of the whole model.
         tensors: tensors of the original.
         layout: what of the original is quantized; None for nothing.
+        target: what the graph was lowered for.
     """
 
     graph: onnx.ModelProto
     folder: Path
+    target: Target
     directory: Path
     config: PreTrainedConfig
     whole_config: PreTrainedConfig
@@ -57,6 +62,20 @@ class Subject:
     depth: int
     tensors: TensorIndex = field(default_factory=dict)
     layout: QuantizationLayout | None = None
+
+    def open_session(self, *, extra: Sequence[str] = (), widened: bool = False) -> GraphSession:
+        """Load the graph into what executes graphs of its target.
+
+        Args:
+            extra: names of further tensors to show.
+            widened: run a float16 graph with its types raised to float32.
+
+        Raises:
+            EdgellmError: it can't be loaded.
+        """
+        module, _, name = self.target.graph_session.partition(":")
+        session: type[GraphSession] = getattr(importlib.import_module(module), name)
+        return session(self.graph, self.folder, extra=extra, widened=widened)
 
     @property
     def element_type(self) -> str:
@@ -79,8 +98,8 @@ class Subject:
     @property
     def one_token(self) -> bool:
         """Whether the graph takes one token a step."""
-        ids = next(value for value in self.graph.graph.input if value.name == "input_ids")
-        return bool(ids.type.tensor_type.shape.dim[1].dim_value == 1)
+        ids = [value for value in self.graph.graph.input if value.name == "input_ids"]
+        return any(value.type.tensor_type.shape.dim[1].dim_value == 1 for value in ids)
 
     @property
     def reference(self) -> str:
@@ -117,7 +136,13 @@ class Subject:
 
 
 def make_subject(
-    model_path: Path, checkpoint: Checkpoint, family: ModelFamily, *, precision: str, mode: Mode
+    model_path: Path,
+    checkpoint: Checkpoint,
+    family: ModelFamily,
+    *,
+    precision: str,
+    mode: Mode,
+    target: Target | None = None,
 ) -> Subject:
     """Return what is to be compared.
 
@@ -127,6 +152,7 @@ def make_subject(
         family: its family, which may adapt the config.
         precision: precision of the graph.
         mode: ``layers`` cuts both to the first layers.
+        target: what the graph was lowered for; None for ``onnx``.
 
     Raises:
         GraphNotCuttableError: ``layers``, and the graph or model can't be cut.
@@ -153,6 +179,7 @@ def make_subject(
     return Subject(
         graph=graph,
         folder=model_path.parent,
+        target=target or OnnxTarget(),
         directory=checkpoint.directory,
         config=config,
         whole_config=whole_config,

@@ -30,7 +30,14 @@ from edgellm_core.weights.errors import (
     WeightOverflowError,
 )
 from edgellm_core.weights.packed import check_packed, copy_packed
-from edgellm_core.weights.reader import Bytes, RowMajorStream, SourceFiles, TensorStream, TransposedStream
+from edgellm_core.weights.reader import (
+    Bytes,
+    ReorderedStream,
+    RowMajorStream,
+    SourceFiles,
+    TensorStream,
+    TransposedStream,
+)
 from edgellm_core.weights.sink import DigestedFile
 
 if TYPE_CHECKING:
@@ -92,10 +99,10 @@ class BindResult:
     layout: Layout
 
 
-def plan_layout(recipes: Sequence[Recipe]) -> Layout:
-    """Place initializers one after the other, each at a multiple of ``ALIGNMENT``."""
+def plan_layout(recipes: Sequence[Recipe], start: int = 0) -> Layout:
+    """Place initializers one after the other, each at a multiple of ``ALIGNMENT``, from byte ``start`` on."""
     slots: dict[str, Slot] = {}
-    end = 0
+    end = start
     for recipe in recipes:
         offset = -(-end // ALIGNMENT) * ALIGNMENT
         slots[recipe.name] = Slot(offset=offset, nbytes=recipe.nbytes)
@@ -109,6 +116,7 @@ def bind(
     path: Path,
     *,
     report: Reporter,
+    header: bytes = b"",
     chunk_bytes: int = CHUNK_BYTES,
 ) -> BindResult:
     """Write the data file of all initializers, in constant memory whatever its size.
@@ -118,6 +126,7 @@ def bind(
         tensors: the checkpoint.
         path: file to write; removed again on any error.
         report: receives bytes written so far and in all.
+        header: what the file begins with; at most one chunk.
         chunk_bytes: bytes read or written at a time; at least 8.
 
     Raises:
@@ -134,13 +143,15 @@ def bind(
     started = time.perf_counter()
     for recipe in recipes:
         _check_recipe(recipe, tensors)
-    layout = plan_layout(recipes)
+    layout = plan_layout(recipes, len(header))
     tell = _rate_limited(report, layout.total)
     with (
         SourceFiles() as files,
         one_torch_thread(),
         DigestedFile(path, layout.total, chunk_bytes=chunk_bytes) as sink,
     ):
+        sink.buffer()[: len(header)] = np.frombuffer(header, np.uint8)
+        sink.commit(len(header))
         for recipe in recipes:
             sink.pad_to(layout.slots[recipe.name].offset)
             for name in recipe.sources:
@@ -203,7 +214,9 @@ def _copy_tensor(
     if recipe.packing is not None:
         copy_packed(recipe.packing, entry, RowMajorStream(files, entry), sink, chunk_bytes, tell)
         return
-    if recipe.transpose:
+    if order := _row_order(recipe, entry):
+        stream = ReorderedStream(files, entry, order)
+    elif recipe.transpose:
         stream = TransposedStream(files, entry, block_bytes=BLOCK_CHUNKS * chunk_bytes)
     else:
         stream = RowMajorStream(files, entry)
@@ -276,8 +289,16 @@ def _convert_small(recipe: Recipe, entry: TensorEntry, source: Bytes, target: By
             raise NonFiniteWeightError(entry.name, position, math.nan, entry.file)
 
 
+def _row_order(recipe: Recipe, entry: TensorEntry) -> tuple[int, ...]:
+    """Return the order in which the rows of a source are taken; empty for that of the file."""
+    return dict(zip(recipe.sources, recipe.row_orders, strict=True)).get(entry.name, ()) if recipe.row_orders else ()
+
+
 def _index_in_file(recipe: Recipe, entry: TensorEntry, index: int) -> int:
     """Return the flat index in the checkpoint's tensor of the element that is written as number ``index``."""
+    if order := _row_order(recipe, entry):
+        columns = math.prod(entry.shape[1:])
+        return order[index // columns] * columns + index % columns
     if not recipe.transpose:
         return index
     rows, columns = entry.shape

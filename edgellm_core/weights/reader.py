@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgellm_core.weights.errors import TruncatedTensorError, UnreadableFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgellm_core.checkpoint.tensors import TensorEntry
@@ -75,6 +76,28 @@ class RowMajorStream:
         """Fill ``out`` with the next bytes."""
         self._files.read_into(self._entry, self._position, out)
         self._position += out.size
+
+
+class ReorderedStream:
+    """A tensor whose rows (axis 0) come in another order; each row is one read."""
+
+    def __init__(self, files: SourceFiles, entry: TensorEntry, order: Sequence[int]) -> None:
+        self._files = files
+        self._entry = entry
+        self._order = order
+        self._row_bytes = entry.nbytes // max(1, len(order))
+        self._position = 0
+
+    def read_into(self, out: Bytes) -> None:
+        """Fill ``out`` with the next bytes of the reordered tensor."""
+        filled = 0
+        while filled < out.size:
+            row, start = divmod(self._position, self._row_bytes)
+            count = min(out.size - filled, self._row_bytes - start)
+            place = self._order[row] * self._row_bytes + start
+            self._files.read_into(self._entry, place, out[filled : filled + count])
+            filled += count
+            self._position += count
 
 
 class TransposedStream:

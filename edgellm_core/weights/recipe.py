@@ -45,6 +45,8 @@ class Recipe:
             together: ``[rows / 2, columns]`` bytes, whose pairs lie along the rows, become ``[columns, rows]``.
         join: sources hold one four-bit number a byte; after the swap, neighbours along the last axis become pairs.
         positive: every element must be above 0 in its new type, as divisors must.
+        row_orders: for each source the order in which its rows (axis 0) are taken, empty for that of the file; ``()``
+            where all lie as in the file. Not with ``transpose`` or ``join``.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Recipe:
     transpose: bool = False
     join: bool = False
     positive: bool = False
+    row_orders: tuple[tuple[int, ...], ...] = ()
 
     @property
     def written_shape(self) -> tuple[int, ...]:

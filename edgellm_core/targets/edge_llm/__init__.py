@@ -1,1 +1,77 @@
-"""Target ``edge-llm``: what the runtime of TensorRT-Edge-LLM takes."""
+"""Target ``edge-llm``: graph and files that NVIDIA's TensorRT-Edge-LLM 0.11 builds and runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from edgellm_core.contract import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.contract import ModelFamily
+    from edgellm_core.surgery.rule import Rule
+
+
+class EdgeLlmTarget(Target):
+    """Tokens of all sequences as one list, ``trt_edgellm::AttentionPlugin`` over a paged KV cache, files beside it."""
+
+    name: ClassVar[str] = "edge-llm"
+    opset: ClassVar[int] = 24
+    domains: ClassVar[tuple[str, ...]] = ("", "trt_edgellm", "trt")
+    session: ClassVar[str] = "edgellm_core.runtime.paged.session:PagedSession"
+    graph_session: ClassVar[str] = "edgellm_core.runtime.paged.session:PagedGraph"
+    precisions: ClassVar[tuple[str, ...]] = ("fp16",)
+    builds_engine: ClassVar[bool] = False
+
+    def rules(self) -> Sequence[Rule]:
+        """Return the rules; what they can't express they refuse by name."""
+        from edgellm_core.targets.edge_llm import fuse_attention, interface
+        from edgellm_core.targets.onnx import lower_linear, lower_norms
+
+        return (
+            fuse_attention.AttentionToPlugin(),
+            interface.EmbeddingToInput(),
+            interface.HeadToChosenTokens(),
+            lower_norms.RMSNormToRMSNormalization(),
+            lower_norms.LayerNormToLayerNormalization(),
+            lower_linear.LinearToMatMul(),
+        )
+
+    def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
+        """Refuse a checkpoint without tokenizer or chat template."""
+        from edgellm_core.targets.edge_llm.files import check
+
+        check(checkpoint, family)
+
+    def tables(self, graph: gs.Graph) -> Mapping[str, str]:
+        """Return the embedding table."""
+        from edgellm_core.targets.edge_llm.files import EMBEDDING_FILE
+        from edgellm_core.targets.edge_llm.interface import embedding_of
+
+        node = embedding_of(graph)
+        return {} if node is None else {EMBEDDING_FILE: node.inputs[0].name}
+
+    def finish(self, graph: gs.Graph) -> None:
+        """Give the graph the runtime's inputs and outputs."""
+        from edgellm_core.targets.edge_llm.interface import finish
+
+        finish(graph)
+
+    def write_files(self, model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, folder: Path) -> None:
+        """Write the runtime's config.json and chat_template.jinja."""
+        from edgellm_core.targets.edge_llm.files import write_files
+
+        write_files(model, checkpoint, family, folder)
+
+    def engine_note(self, out: Path) -> str:
+        """Name the builder of the runtime."""
+        return (
+            f"No engine: TensorRT-Edge-LLM builds its own from {out / 'llm'}, on the device: "
+            f"llm_build --onnxDir {out / 'llm'} --engineDir ENGINE_DIR"
+        )

@@ -1,0 +1,247 @@
+"""One graph of target ``edge-llm`` in ONNX Runtime on the CPU, fed as the runtime of TensorRT-Edge-LLM feeds it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from edgellm_core.runtime.errors import GraphContractError, GraphLoadError, GraphRunError
+from edgellm_core.runtime.paged.attention_function import add_functions
+from edgellm_core.runtime.paged.pages import PAGE_TOKENS, Pages
+from edgellm_core.runtime.paged.rope import rope_of
+from edgellm_core.runtime.session import read_small_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import onnx
+
+Array = np.ndarray[Any, Any]
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+Logits = np.ndarray[Any, np.dtype[np.float32]]
+
+PREFILL, CHUNK, DECODE = 1, 2, 3
+"""Extents of ``execution_phase_marker``: prompts from the start, later parts of prompts, one token each."""
+
+UNWRITTEN: Final = 60.0
+"""What pages hold before they are written: a graph that reads them goes wrong visibly."""
+
+PAST, PRESENT = "past_key_values_", "present_key_values_"
+EMBEDDED: Final = "hidden_states.input"
+"""What the gate calls the input of the first layer; here it is the graph's input itself."""
+
+
+class Inputs(Protocol):
+    """Inputs of one step as target ``onnx`` has them; padding stands on the left."""
+
+    @property
+    def input_ids(self) -> Ids:
+        """int64 [batch, seq]."""
+
+    @property
+    def attention_mask(self) -> Ids:
+        """int64 [batch, past + seq]; 0 for padding."""
+
+    @property
+    def position_ids(self) -> Ids:
+        """int64 [batch, seq]."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Inputs of one step; see :class:`Inputs`."""
+
+    input_ids: Ids
+    attention_mask: Ids
+    position_ids: Ids
+
+
+class PagedGraph:
+    """A graph that keeps the KV pages of the sequences that it runs.
+
+    Padding is left out: the tokens of all sequences stand one after the other.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        *,
+        extra: Sequence[str] = (),
+        widened: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        """Load the graph, ``embedding.safetensors`` and ``config.json``.
+
+        Args:
+            model: the graph; not changed.
+            folder: where its data and files lie.
+            extra: names of further tensors to show.
+            widened: not possible here; quantized graphs of this target are not executed yet.
+            threads: threads of ONNX Runtime; None for one per core.
+
+        Raises:
+            GraphLoadError: ONNX Runtime can't load it.
+            GraphContractError: inputs or files are not those of target ``edge-llm``.
+        """
+        self._path = folder / "model.onnx"
+        if widened:
+            raise GraphContractError(self._path, "it is quantized")
+        self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self._table = _embedding(folder)
+        self._extra = list(extra)
+        self._shown = [name for name in self._extra if name != EMBEDDED]
+        try:
+            self._session = _load(model, folder, self._shown, threads)
+        except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
+            raise GraphLoadError(self._path, _one_line(error)) from error
+        self._pools = {value.name: value.shape for value in self._session.get_inputs() if value.name.startswith(PAST)}
+        self._wanted = {value.name for value in self._session.get_inputs()}
+        self.start(1)
+
+    def start(self, batch: int) -> None:
+        """Forget everything; ``batch`` sequences follow."""
+        self._pages = Pages(batch)
+        self._lengths = [0] * batch
+        self._pool: dict[str, Any] = {}
+
+    def run(self, inputs: Inputs) -> tuple[Logits, dict[str, Array]]:
+        """Run one step.
+
+        Returns:
+            float32 logits [batch, seq, vocab], zero at padding, and the extra tensors by name, in float32.
+
+        Raises:
+            GraphRunError: ONNX Runtime stopped.
+        """
+        import onnxruntime
+
+        seq = inputs.input_ids.shape[1]
+        real = inputs.attention_mask[:, -seq:].astype(bool)
+        counts = real.sum(axis=1)
+        past = list(self._lengths)
+        self._lengths = [length + int(count) for length, count in zip(past, counts, strict=True)]
+        self._pages.reserve(self._lengths)
+        self._grow_pools()
+        embeds = self._table[inputs.input_ids[real]]
+        arrays = {"inputs_embeds": embeds, **self._described(counts, past, inputs.position_ids[real])}
+        feeds = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            for name, array in arrays.items()
+            if name in self._wanted
+        }
+        names = ["logits", *(name.replace(PAST, PRESENT) for name in self._pools), *self._shown]
+        try:
+            results = self._session.run_with_ort_values(names, {**feeds, **self._pool})
+        except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
+            raise GraphRunError(self._path, _one_line(error)) from error
+        self._pool = dict(zip(self._pools, results[1:], strict=False))
+        shown = {name: value.numpy() for name, value in zip(self._shown, results[1 + len(self._pools) :], strict=True)}
+        shown |= {EMBEDDED: embeds} if EMBEDDED in self._extra else {}
+        return _padded(results[0].numpy(), real), {name: _padded(value, real) for name, value in shown.items()}
+
+    def _described(self, counts: Array, past: list[int], positions: Ids) -> dict[str, Array]:
+        """Return what the runtime says about the tokens of a step; logits are asked of all of them."""
+        active = np.flatnonzero(counts)
+        counts, before = counts[active], np.array(past)[active]
+        first, one = not before.any(), bool((counts == 1).all())
+        phase = PREFILL if first else DECODE if one else CHUNK
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        cos_sin = rope_of(self._config, int(positions.max()) + 1).cos_sin(positions)
+        return {
+            "rope_rotary_cos_sin": cos_sin,
+            "positions": positions.astype(np.int32),
+            "query_start_offsets": offsets.astype(np.int32),
+            "query_lengths": counts.astype(np.int32),
+            "past_lengths": before.astype(np.int32),
+            "attention_sequence_lengths": (before + counts).astype(np.int32),
+            "state_indices": active.astype(np.int32),
+            "execution_phase_marker": np.zeros(phase, np.int32),
+            "context_sequence_count_carrier": np.zeros(0 if phase == DECODE else len(active), np.int32),
+            "kv_page_table": self._pages.table()[active],
+            "logits_indices": np.arange(int(counts.sum()), dtype=np.int64),
+        }
+
+    def _grow_pools(self) -> None:
+        """Give every layer as many pages as there are."""
+        import onnxruntime
+
+        for name, shape in self._pools.items():
+            _, _, _, heads, size = shape
+            pool = np.full((2, self._pages.count, PAGE_TOKENS, heads, size), UNWRITTEN, np.float16)
+            if name in self._pool:
+                old = self._pool[name].numpy()
+                if old.shape == pool.shape:
+                    continue
+                pool[:, : old.shape[1]] = old
+            self._pool[name] = onnxruntime.OrtValue.ortvalue_from_numpy(pool)
+
+
+class PagedSession:
+    """The same graph for one file and :func:`~edgellm_core.runtime.generate.generate`."""
+
+    def __init__(self, model_path: Path, *, threads: int | None = None) -> None:
+        """Load a graph from its file.
+
+        Raises:
+            GraphLoadError: ONNX Runtime can't load it.
+            GraphContractError: it is none of target ``edge-llm``.
+        """
+        import onnx
+
+        model = onnx.load(str(model_path), load_external_data=False)
+        self._graph = PagedGraph(model, model_path.parent, threads=threads)
+
+    def initial_states(self, batch: int) -> dict[str, Any]:
+        """Forget everything; the graph keeps its pages itself."""
+        self._graph.start(batch)
+        return {}
+
+    def run(self, input_ids: Ids, attention_mask: Ids, position_ids: Ids, states: Any) -> tuple[Logits, dict[str, Any]]:
+        """Run one step; return float32 logits [batch, seq, vocab], and nothing to pass on."""
+        del states
+        return self._graph.run(Step(input_ids, attention_mask, position_ids))[0], {}
+
+
+def _padded(values: Array, real: Array) -> Logits:
+    """Return ``[tokens, …]`` as float32 ``[batch, seq, …]``, zero at padding."""
+    whole = np.zeros((*real.shape, *values.shape[1:]), np.float32)
+    whole[real] = values
+    return whole
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _embedding(folder: Path) -> Array:
+    """Return the embedding table float16 ``[vocab, hidden]`` without reading it."""
+    path = folder / "embedding.safetensors"
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))["embedding"]
+    start, _ = entry["data_offsets"]
+    return np.memmap(path, np.float16, "r", offset=8 + length + start, shape=tuple(entry["shape"]))
+
+
+def _load(model: onnx.ModelProto, folder: Path, shown: Sequence[str], threads: int | None) -> Any:
+    import onnx
+    import onnxruntime
+
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    add_functions(graph)
+    read_small_tensors(graph, folder)
+    present = {output.name for output in graph.graph.output}
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it warns that there are as many logits as tokens, not as sequences
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.intra_op_num_threads = threads or 0
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])

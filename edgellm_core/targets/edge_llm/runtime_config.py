@@ -1,0 +1,176 @@
+"""config.json of the runtime.
+
+Heads, sizes, scale and windows are those of the graph; the rest is the checkpoint's. The runtime computes the RoPE
+angles from it, so a key that is wrong here makes wrong answers; the parity gate computes them the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from edgellm_core.targets.edge_llm.errors import ConfigMismatchError, RopeNotExpressibleError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.contract import ModelFamily
+
+VERSION: Final = "0.11.0"
+"""Release of TensorRT-Edge-LLM whose contract the files keep."""
+
+ROPE_TYPES: Final = frozenset({"default", "llama3", "yarn", "longrope", "dynamic"})
+"""Kinds of angles that the runtime computes and the gate checks."""
+
+
+def runtime_config(
+    model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, *, generation: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the fields of config.json.
+
+    Args:
+        model: the lowered graph.
+        checkpoint: the original.
+        family: its family.
+        generation: the checkpoint's generation_config.json.
+
+    Raises:
+        RopeNotExpressibleError: the runtime can't compute the model's angles.
+        ConfigMismatchError: layers differ in what config.json has one number for.
+    """
+    from edgellm_core.tracing.configuration import load_config
+
+    loaded: Any = load_config(
+        checkpoint.directory, checkpoint.config, family, trust_remote_code=checkpoint.trust_remote_code
+    )
+    text = loaded.get_text_config()
+    plugins = [_attributes(node) for node in model.graph.node if node.op_type == "AttentionPlugin"]
+    head_dim = _one(plugins, "head_size")
+    vocab, hidden = _last_sizes(model)
+    rope = rope_fields(checkpoint.config, text.to_dict(), head_dim=head_dim, rotary_dim=_rotary_dim(model))
+    fields: dict[str, Any] = {
+        "model": str(checkpoint.config.get("model_type", family.name)),
+        "spec_decode_type": "none",
+        "engine_role": "llm",
+        "edgellm_version": VERSION,
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": int(text.intermediate_size),
+        "num_hidden_layers": len(plugins),
+        "num_attention_heads": _one(plugins, "num_q_heads"),
+        "num_key_value_heads": _one(plugins, "num_kv_heads"),
+        "head_dim": head_dim,
+        "max_position_embeddings": int(text.max_position_embeddings),
+        **rope,
+        "num_deepstack_features": 0,
+        "use_vision_bidirectional_attention": False,
+        "rms_norm_eps": float(_epsilon(text)),
+        **_attention_fields(plugins, head_dim),
+        "ple_enabled": False,
+        "num_ple_inputs": 0,
+        "ple_hidden_size": 0,
+        "kv_cache_dtype": "fp16",
+    }
+    stops = list(dict.fromkeys(_ids(checkpoint.config.get("eos_token_id")) + _ids(generation.get("eos_token_id"))))
+    return {**fields, "eos_token_id": stops} if stops else fields
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _one(plugins: Sequence[Mapping[str, Any]], key: str) -> int:
+    values = sorted({int(plugin[key]) for plugin in plugins})
+    if len(values) != 1:
+        raise ConfigMismatchError(key, values)
+    return values[0]
+
+
+def _last_sizes(model: onnx.ModelProto) -> tuple[int, int]:
+    """Return the vocabulary and the hidden size."""
+    logits = next(value for value in model.graph.output if value.name == "logits")
+    embeds = next(value for value in model.graph.input if value.name == "inputs_embeds")
+    return tuple(value.type.tensor_type.shape.dim[1].dim_value for value in (logits, embeds))
+
+
+def _rotary_dim(model: onnx.ModelProto) -> int:
+    angles = next(value for value in model.graph.input if value.name == "rope_rotary_cos_sin")
+    return int(angles.type.tensor_type.shape.dim[1].dim_value)
+
+
+def _epsilon(text: Any) -> float:
+    """Return the epsilon of the norms under any of its names; the graph has its own, the runtime only shows it."""
+    names = ("rms_norm_eps", "norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_eps")
+    return float(next((getattr(text, name) for name in names if hasattr(text, name)), 1e-6))
+
+
+def _attention_fields(plugins: Sequence[Mapping[str, Any]], head_dim: int) -> dict[str, Any]:
+    """Return the scale and the windows."""
+    scales = sorted({float(plugin["attention_scale"]) for plugin in plugins})
+    if len(scales) > 1:
+        raise ConfigMismatchError("attention_scaling", scales)
+    usual = head_dim**-0.5
+    same = math.isclose(scales[0], usual, rel_tol=1e-6)  # the graph's is rounded to float32
+    fields: dict[str, Any] = {"attention_scaling": usual if same else scales[0]}
+    windows = [int(plugin["sliding_window_size"]) for plugin in plugins]
+    sliding = sorted({window for window in windows if window >= 0})
+    if len(sliding) > 1:
+        raise ConfigMismatchError("sliding_window_size", sliding)
+    if sliding:
+        fields["attention_layer_types"] = ["sliding_attention" if w >= 0 else "full_attention" for w in windows]
+        fields["sliding_window_size"] = sliding[0]
+    return fields
+
+
+def rope_fields(raw: Mapping[str, Any], known: Mapping[str, Any], *, head_dim: int, rotary_dim: int) -> dict[str, Any]:
+    """Return ``rope_theta``, ``rope_scaling``, ``partial_rotary_factor`` and what they need.
+
+    Args:
+        raw: the checkpoint's config.json.
+        known: transformers' reading of it, with its defaults.
+        head_dim: channels of a head.
+        rotary_dim: how many of them the graph rotates.
+
+    Raises:
+        RopeNotExpressibleError: the runtime has no such angles, or not those of the model.
+    """
+    parameters = known.get("rope_parameters") or {}
+    if any(isinstance(value, dict) for value in parameters.values()):
+        raise RopeNotExpressibleError("config.json has other parameters for each kind of layer")
+    kind = str(parameters.get("rope_type", "default"))
+    if kind not in ROPE_TYPES:
+        reason = f"it has no rope_type {kind!r}"
+        raise RopeNotExpressibleError(reason)
+    if kind == "dynamic" and not parameters.get("alpha"):
+        raise RopeNotExpressibleError("those of rope_type 'dynamic' change with the length of a sequence")
+    if "rope_theta" not in parameters:
+        raise RopeNotExpressibleError("config.json names no rope_theta")
+    stated = raw.get("rope_scaling", raw.get("rope_parameters"))
+    scaling = dict(stated) if isinstance(stated, dict) else None if kind == "default" else dict(parameters)
+    if scaling is not None and kind == "longrope":
+        scaling.setdefault("rope_type", kind)
+    if scaling is not None and ("rope_type" in scaling or "type" in scaling):
+        name = scaling.get("rope_type", scaling.get("type"))
+        scaling = {**scaling, "rope_type": name, "type": name}
+    partial = float(parameters.get("partial_rotary_factor", 1.0))
+    if int(head_dim * partial) != rotary_dim:
+        partial = rotary_dim / head_dim
+    fields: dict[str, Any] = {
+        "rope_theta": float(parameters["rope_theta"]),
+        "rope_scaling": scaling,
+        "partial_rotary_factor": partial,
+    }
+    original = parameters.get("original_max_position_embeddings", known.get("original_max_position_embeddings"))
+    if kind == "longrope" and original is not None:
+        fields["original_max_position_embeddings"] = int(original)
+    return fields
+
+
+def _ids(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [int(item) for item in values if isinstance(item, int)]

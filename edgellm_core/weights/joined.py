@@ -1,0 +1,97 @@
+"""Parameters that the graph only joins or reorders: the join moves into the recipe of one initializer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgellm_core.weights.errors import RecipeMismatchError
+from edgellm_core.weights.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    import onnx
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One parameter of a join.
+
+    Attributes:
+        parameter: its name.
+        order: the order in which its rows are taken; empty for its own.
+    """
+
+    parameter: str
+    order: tuple[int, ...] = ()
+
+
+Joins = dict[str, tuple[Part, ...]]
+"""Name of an initializer → the parameters that it is joined of along axis 0."""
+
+
+def fold_joins(model: onnx.ModelProto, parameters: Collection[str]) -> Joins:
+    """Take joins of parameters out of a graph: ``Gather(p, constant)`` and ``Concat(p, …)``, both along axis 0.
+
+    Args:
+        model: changed in place; what such a node made becomes a name without a value, like the parameters.
+        parameters: names without a value.
+
+    Returns:
+        How the new names are made.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    made: Joins = {}
+    kept = []
+    for node in model.graph.node:
+        axis = next((int(item.i) for item in node.attribute if item.name == "axis"), 0)
+        parts = [made.get(name) or ((Part(name),) if name in parameters else ()) for name in node.input]
+        if node.op_type == "Concat" and axis == 0 and all(parts):
+            made[node.output[0]] = tuple(part for one in parts for part in one)
+        elif node.op_type == "Gather" and axis == 0 and node.input[0] in parameters and node.input[1] in constants:
+            order = numpy_helper.to_array(constants[node.input[1]])
+            made[node.output[0]] = (Part(node.input[0], tuple(order.tolist())),)
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    used = {name for node in kept for name in node.input}
+    values = [value for value in model.graph.value_info if value.name not in made]
+    initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.value_info[:], model.graph.initializer[:]
+    model.graph.value_info.extend(values)
+    model.graph.initializer.extend(initializers)
+    return {name: parts for name, parts in made.items() if name in used}
+
+
+def join_recipes(recipes: Sequence[Recipe], joins: Mapping[str, tuple[Part, ...]]) -> list[Recipe]:
+    """Return the recipes of joined initializers.
+
+    Args:
+        recipes: how each parameter is made.
+        joins: what :func:`fold_joins` returned.
+
+    Raises:
+        RecipeMismatchError: a parameter that is itself made of several tensors would be reordered.
+    """
+    by_name = {recipe.name: recipe for recipe in recipes}
+    return [_joined(name, [(by_name[part.parameter], part.order) for part in parts]) for name, parts in joins.items()]
+
+
+def _joined(name: str, parts: Sequence[tuple[Recipe, tuple[int, ...]]]) -> Recipe:
+    first = parts[0][0]
+    shape = (sum(recipe.shape[0] for recipe, _ in parts), *first.shape[1:])
+    for recipe, order in parts:
+        if order and len(recipe.sources) > 1:
+            raise RecipeMismatchError(name, shape, [(source, recipe.shape) for source in recipe.sources])
+    orders = tuple(order for recipe, order in parts for _ in recipe.sources)
+    return Recipe(
+        name=name,
+        element_type=first.element_type,
+        shape=shape,
+        sources=tuple(source for recipe, _ in parts for source in recipe.sources),
+        row_orders=orders if any(orders) else (),
+    )
