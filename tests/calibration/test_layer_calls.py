@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from edgellm_core.calibration.errors import CalibrationMemoryError, NotLayerwiseError
 from edgellm_core.calibration.forward import LayerForward, Pace
-from edgellm_core.calibration.hidden_states import HiddenStates
+from edgellm_core.calibration.hidden_states import hold_states
 from edgellm_core.calibration.layer_calls import LayerCall, head_inputs, record_calls
 from edgellm_core.calibration.stack import open_stack
 from edgellm_core.calibration.statistics import Measured, StatisticsCollector
@@ -31,7 +31,7 @@ def forward(tmp_path, opened):
         stack = open_stack(checkpoint, config, dtype=torch.float32, device=torch.device("cpu"))
         text = config.get_text_config()
         ids = torch.randint(0, text.vocab_size, (samples, length), generator=torch.Generator().manual_seed(2))
-        states = HiddenStates(tmp_path / "states", (samples, length, text.hidden_size), torch.float32)
+        states = hold_states(tmp_path / "states", (samples, length, text.hidden_size), torch.float32, torch.device("cpu"))
         return folder, LayerForward(stack, ids, states)
 
     return make

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from edgellm_core.calibration.awq import round_int4, search_awq
 from edgellm_core.calibration.folding import find_feeder
 from edgellm_core.calibration.forward import LayerForward
-from edgellm_core.calibration.hidden_states import HiddenStates
+from edgellm_core.calibration.hidden_states import hold_states
 from edgellm_core.calibration.scales import Search
 from edgellm_core.calibration.smoothing import Fold, apply_folds
 from edgellm_core.calibration.smoothquant import round_int8, search_smoothquant
@@ -50,7 +50,7 @@ def probe(tmp_path, opened, ids):
     def make(config):
         checkpoint, loaded = opened(write_tiny_checkpoint(tmp_path / config["model_type"], config, dtype="bfloat16"))
         stack = open_stack(checkpoint, loaded, dtype=torch.float32, device=torch.device("cpu"))
-        states = HiddenStates(tmp_path / "states", (*ids.shape, config["hidden_size"]), torch.float32)
+        states = hold_states(tmp_path / "states", (*ids.shape, config["hidden_size"]), torch.float32, torch.device("cpu"))
         forward = LayerForward(stack, ids, states)
         with torch.no_grad():
             forward.prepare(fresh=True)
