@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_graphs import NOTHING, model_of, semantic
+from small_graphs import NOTHING, model_of, node, semantic
 
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.errors import NoFormError
@@ -19,7 +19,11 @@ from edgellm_core.quantization.formats import FP8, INT4, INT8_SQ, MXFP8, NVFP4
 from edgellm_core.quantization.model import QuantizedLinear, QuantizedModel
 from edgellm_core.surgery.run import run_rules
 from edgellm_core.targets.edge_llm.fragment_packing import UnalignedInt4Error, unpack_fragments
-from edgellm_core.targets.edge_llm.quantized_linear import quantized_linears
+from edgellm_core.targets.edge_llm.quantized_linear import (
+    ConcatToQkvConcat,
+    give_int4_three_axes,
+    quantized_linears,
+)
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.weights.binder import bind
 from edgellm_core.weights.errors import RecipeMismatchError, UnsupportedCastError
@@ -143,3 +147,50 @@ def test_a_source_that_can_not_be_packed_is_refused(tmp_path, tensor, error):
     recipes = [recipe for recipe in form_of(INT4).recipes if recipe.packing]
     with pytest.raises(error, match=r"layer\.weight"):
         bind(recipes, index_tensors(read_headers(tmp_path)), tmp_path / "data", report=Reporter("bind"))
+
+
+def plugin(inputs, outputs):
+    return node("Int4GroupwiseGemmPluginV2", inputs, outputs, domain="trt_edgellm")
+
+
+def int4_attention(join, *, biased=False):
+    """Return a graph of three int4 products of one value, joined in front of an attention."""
+    last = [plugin("x w s", "v1"), node("Add", "v1 bias", "v")] if biased else [plugin("x w s", "v")]
+    nodes = [plugin("x w s", "q"), plugin("x w s", "k"), *last, node("Concat", join, "qkv", axis=-1),
+             node("AttentionPlugin", "qkv", "y", domain="trt_edgellm")]  # fmt: skip
+    kind = (np.float16, ["n", 64])
+    inputs = {"x": kind, "p": kind, "w": (np.int8, [8, 512]), "s": (np.float16, [1, 64])}
+    model = model_of(nodes, inputs, {"y": kind}, {"bias": np.ones(64, np.float16)})
+    return import_graph(model)
+
+
+@pytest.mark.parametrize(("join", "biased", "count"), [("q k v", False, 1), ("q k v", True, 1), ("q k p", False, 0)])
+def test_three_int4_products_are_joined_by_the_plugin(join, biased, count):
+    graph = int4_attention(join, biased=biased)
+    [result] = run_rules(graph, [ConcatToQkvConcat()], NOTHING)
+    assert result.applied == count
+    attention = next(found for found in graph.nodes if found.op == "AttentionPlugin")
+    joined = attention.inputs[0].inputs[0]
+    assert joined.op == ("QkvConcatPlugin" if count else "Concat")
+    assert [tensor.name for tensor in joined.inputs] == join.split()
+
+
+def test_int4_plugins_take_three_axes():
+    graph = int4_attention("q k v")
+    give_int4_three_axes(graph)
+    wide = [found for found in graph.nodes if found.op == "Unsqueeze"]
+    assert len(wide) == 1
+    assert wide[0].inputs[1].values.tolist() == [0]
+    plugins = [found for found in graph.nodes if found.op == "Int4GroupwiseGemmPluginV2"]
+    assert all(found.inputs[0] is wide[0].outputs[0] for found in plugins)
+    narrow = [found.outputs[0].outputs[0] for found in plugins]
+    assert {found.op for found in narrow} == {"Squeeze"}
+    assert sorted(found.outputs[0].name for found in narrow) == ["k", "q", "v"]
+    order = [found.op for found in graph.nodes]
+    assert order.index("Unsqueeze") < order.index("Int4GroupwiseGemmPluginV2") < order.index("Squeeze")
+
+
+def test_a_graph_without_int4_stays_as_it_is():
+    graph = import_graph(model_of([node("Relu", "x", "y")], {"x": (np.float16, [1])}, {"y": (np.float16, [1])}))
+    give_int4_three_axes(graph)
+    assert [found.op for found in graph.nodes] == ["Relu"]

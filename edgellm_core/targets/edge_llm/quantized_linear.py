@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from edgellm_core.contract import QuantizedForm
 from edgellm_core.errors import NoFormError
+from edgellm_core.surgery.rule import Rule
 from edgellm_core.targets.edge_llm.fragment_packing import FragmentPacking, packed_shape, require_alignment
 from edgellm_core.targets.onnx.quantized_linear import (
     TRT_DOMAIN,
@@ -18,13 +21,12 @@ from edgellm_core.targets.onnx.quantized_linear import (
 from edgellm_core.targets.onnx.quantized_recipes import linear_recipes
 
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
     from edgellm_core.quantization.model import QuantizedLinear, QuantizedModel
     from edgellm_core.surgery.rule import Editor
     from edgellm_core.weights.recipe import Recipe
 
 PLUGIN_DOMAIN: Final = "trt_edgellm"
+INT4_PLUGIN: Final = "Int4GroupwiseGemmPluginV2"
 
 INPUT_SCALE_16: Final = "input_scale.float16"
 """Suffix of the scale with which the scales of an nvfp4 input's blocks are dequantized, in float16 so that the input is
@@ -118,7 +120,7 @@ def _write_plugin(writer: OperandWriter) -> None:
     node, edit, linear = writer.node, writer.edit, writer.linear
     bias, result = node.inputs[2:], node.outputs[0]
     [product] = edit.nodes(
-        "Int4GroupwiseGemmPluginV2", [writer.input(), writer.stored("weight"), writer.stored("weight_scale")],
+        INT4_PLUGIN, [writer.input(), writer.stored("weight"), writer.stored("weight_scale")],
         [f"{node.name}.product"], name=node.name, domain=PLUGIN_DOMAIN,
         gemm_n=linear.outputs, gemm_k=linear.inputs, group_size=linear.form.block_size,
     )  # fmt: skip
@@ -127,3 +129,64 @@ def _write_plugin(writer: OperandWriter) -> None:
         edit.node("Add", [product, bias[0]], result, name=f"{node.name}/bias")
     else:
         edit.replace(result, product)
+
+
+class ConcatToQkvConcat(Rule):
+    """``Concat(q, k, v)`` → ``trt_edgellm::QkvConcatPlugin(q, k, v)`` of int4 products in front of ``AttentionPlugin``.
+
+    Runs after the rule that makes the plugin of the attention.
+    """
+
+    def match(self, node: gs.Node, graph: gs.Graph) -> bool:
+        """Match a join of three int4 products that an attention takes."""
+        del graph
+        takers = [taker for output in node.outputs for taker in output.outputs]
+        return (
+            node.op == "Concat"
+            and len(node.inputs) == 3
+            and all(_is_int4_product(tensor) for tensor in node.inputs)
+            and any(taker.op == "AttentionPlugin" for taker in takers)
+        )
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        """Write the plugin."""
+        joined = node.outputs[0]
+        [made] = edit.nodes(
+            "QkvConcatPlugin", list(node.inputs), [f"{node.name}.packed"], name=node.name, domain=PLUGIN_DOMAIN
+        )
+        made.dtype, made.shape = joined.dtype, joined.shape
+        edit.replace(joined, made)
+
+
+def _is_int4_product(tensor: gs.Tensor) -> bool:
+    """Say whether a value is the result of an int4 plugin, with or without a bias."""
+    if not tensor.inputs:
+        return False
+    node = tensor.inputs[0]
+    if node.op == "Add":
+        return any(_is_int4_product(part) for part in node.inputs)
+    return bool(node.op == INT4_PLUGIN)
+
+
+def give_int4_three_axes(graph: gs.Graph) -> None:
+    """Let int4 plugins of a graph over ``[tokens, hidden]`` take ``[1, tokens, hidden]``: they take three axes.
+
+    Source: TensorRT-Edge-LLM 0.11, ``experimental/builder/ops/backend.py``.
+
+    Args:
+        graph: changed in place; its plugins take and return two axes.
+    """
+    plugins = [node for node in graph.nodes if node.op == INT4_PLUGIN]
+    if not plugins:
+        return
+    axes = gs.Constant("int4.axes", np.array([0], np.int64))
+    wide: dict[str, gs.Variable] = {}
+    for node in plugins:
+        x, result = node.inputs[0], node.outputs[0]
+        if x.name not in wide:
+            wide[x.name] = gs.Variable(f"{x.name}.wide", dtype=x.dtype)
+            graph.nodes.append(gs.Node("Unsqueeze", f"{node.name}/wide", {}, [x, axes], [wide[x.name]]))
+        product = gs.Variable(f"{node.name}.wide", dtype=result.dtype)
+        node.inputs[0], node.outputs = wide[x.name], [product]
+        graph.nodes.append(gs.Node("Squeeze", f"{node.name}/narrow", {}, [product, axes], [result]))
+    graph.toposort()
