@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import os
@@ -268,6 +269,7 @@ def some_quantized_model() -> QuantizedModel:
 def rules_page() -> str:
     """Return the rules of the core and of each target."""
     from edgellm_core.surgery.patterns import pattern_rules, tidying_rules
+    from edgellm_core.errors import NoFormError
     from edgellm_core.surgery.rule import Rule
     from edgellm_core.surgery.rules import core_rules
     from edgellm_core.targets import BUILT_IN, find_target
@@ -275,7 +277,8 @@ def rules_page() -> str:
     groups = {"core": list(core_rules())}
     for name in BUILT_IN:
         target = find_target(name, {})
-        groups[f"target `{name}`, of what is quantized"] = list(target.quantized(some_quantized_model()).rules)
+        with contextlib.suppress(NoFormError):
+            groups[f"target `{name}`, of what is quantized"] = list(target.quantized(some_quantized_model()).rules)
         groups[f"target `{name}`"] = list(target.rules())
     known = {rule.name for rule in groups["core"]}
     foreign = [*tidying_rules(), *pattern_rules(target.opset)]

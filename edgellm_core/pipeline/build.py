@@ -127,7 +127,8 @@ def build(
     check_output(out, force=settings.force)
     host = PluginHost.load(settings.plugin_paths)
     target = find_target(settings.target, host.targets())
-    require_precision(target, settings.compute_precision)
+    scheme = settings.precision if settings.quantizes else None
+    require_precision(target, settings.compute_precision, scheme=scheme)
     job = Job(
         source=source,
         out=out,

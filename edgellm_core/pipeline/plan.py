@@ -79,7 +79,8 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     check_output(out, force=settings.force)
     host = PluginHost.load(settings.plugin_paths)
     target = find_target(settings.target, host.targets())
-    require_precision(target, settings.compute_precision)
+    scheme = settings.precision if settings.quantizes else None
+    require_precision(target, settings.compute_precision, scheme=scheme)
     metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision)
     selection = host.select(metadata.config, forced=settings.family, directory=metadata.directory)
     summary = summarize(

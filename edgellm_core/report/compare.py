@@ -21,12 +21,13 @@ from edgellm_core.registry import ModelRegistry
 from edgellm_core.report.comparison import Comparison, PrecisionResult
 from edgellm_core.report.page import render_page
 from edgellm_core.report.plots import require_matplotlib
+from edgellm_core.targets import find_target
 
 if TYPE_CHECKING:
     from edgellm_core.bundle import Bundle
     from edgellm_core.calibration.data import CalibrationSet
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.contract import ModelFamily
+    from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.events import Reporter
     from edgellm_core.report.settings import CompareSettings
     from edgellm_core.verification.text_recording import TextRecording
@@ -42,6 +43,7 @@ class Original:
     Attributes:
         checkpoint: the source.
         family: its family.
+        target: what its graphs are lowered for.
         not_measured: why it could not be run; None where it was, and all that follows is there.
         reference: what it is, in words.
         text: held-out text.
@@ -51,6 +53,7 @@ class Original:
 
     checkpoint: Checkpoint
     family: ModelFamily
+    target: Target
     not_measured: str | None = None
     reference: str = ""
     text: CalibrationSet | None = None
@@ -109,7 +112,8 @@ def _open(source: str, settings: CompareSettings, report: Reporter) -> Original:
         raise QuantizedCheckpointError(checkpoint.source.id, layout.describe())
     host = PluginHost.load(first.plugin_paths)
     selection = host.select(checkpoint.config, forced=first.family, directory=checkpoint.directory)
-    return Original(checkpoint=checkpoint, family=selection.family)
+    target = find_target(first.target, host.targets())
+    return Original(checkpoint=checkpoint, family=selection.family, target=target)
 
 
 def _build_all(
@@ -153,7 +157,7 @@ def _run_original(
         report.note(f"The quality is not measured: {obstacle[0]}.")
         return replace(original, not_measured=obstacle[0])
     text = held_out_text(first, original.checkpoint, bundle.llm)
-    subject = whole_subject(bundle.model_path, original.checkpoint, original.family)
+    subject = whole_subject(bundle.model_path, original.checkpoint, original.family, original.target)
     tokenizer = BundleTokenizer(bundle.llm)
     config = read_json_object(bundle.llm / "generation_config.json") or original.checkpoint.config
     path = scratch / "original.f16"
@@ -198,7 +202,7 @@ def _with_quality(result: PrecisionResult, bundle: Bundle, original: Original, r
         return result
     from edgellm_core.verification.quality import layer_errors, quality_record, score_graph, whole_subject
 
-    subject = whole_subject(bundle.model_path, original.checkpoint, original.family)
+    subject = whole_subject(bundle.model_path, original.checkpoint, original.family, original.target)
     score = score_graph(subject, original.recording, report)
     record = quality_record(score, original.recording, original.text, reference=original.reference)
     release_memory()

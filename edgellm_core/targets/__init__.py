@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.errors import InvalidSettingError, UnknownNameError
+from edgellm_core.contract import Target
+from edgellm_core.errors import InvalidSettingError, NoFormError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from edgellm_core.contract import Target
 
 BUILT_IN: Final[Mapping[str, str]] = {
     "edge-llm": "edgellm_core.targets.edge_llm:EdgeLlmTarget",
@@ -19,12 +18,20 @@ BUILT_IN: Final[Mapping[str, str]] = {
 """Targets of the core, by name; imported when they are used."""
 
 
-def require_precision(target: Target, precision: str) -> None:
-    """Refuse a precision that a target does not have for what is not quantized.
+def require_precision(target: Target, precision: str, *, scheme: str | None = None) -> None:
+    """Refuse, before anything long, what a target has no form for.
+
+    Args:
+        target: the target.
+        precision: of what is not quantized.
+        scheme: what the rest is quantized to.
 
     Raises:
-        InvalidSettingError: naming those that it has.
+        InvalidSettingError: it has not that precision; names those that it has.
+        NoFormError: it takes nothing that is quantized.
     """
+    if scheme is not None and type(target).quantized is Target.quantized:
+        raise NoFormError(target.name, {f"{scheme} weights"})
     if target.precisions and precision not in target.precisions:
         allowed = ", ".join(target.precisions)
         raise InvalidSettingError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgellm_core.memory import release_memory
-from edgellm_core.verification.cut import hidden_name
+from edgellm_core.verification.cut import hidden_name, shown_names
 from edgellm_core.verification.memory import free_weights
 from edgellm_core.verification.reference import ReferenceRunner, load_reference, suitable_threads
 from edgellm_core.verification.synchronized import Synchronizer
@@ -77,7 +77,7 @@ def find_culprit(subject: Subject, steps: Sequence[StepInputs]) -> Culprit | Non
         None where the graph does not name its hidden states, or the original has no list of decoder layers.
     """
     names = [hidden_name(layer) for layer in range(-1, subject.layers)]
-    if not {name for node in subject.graph.graph.node for name in node.output}.issuperset(names):
+    if not shown_names(subject.graph.graph).issuperset(names):
         return None
     synchronizer = Synchronizer(subject.rounding_points)
     found = _run_graph(subject, steps, [*names, *synchronizer.points.values()])

@@ -19,6 +19,13 @@ def hidden_name(layer: int) -> str:
     return "hidden_states.input" if layer < 0 else f"hidden_states.{layer}"
 
 
+def shown_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the tensors that a session can show: what nodes make, and the embeddings where they are passed in."""
+    names = {name for node in graph.node for name in node.output}
+    embedded = any(value.name == "inputs_embeds" for value in graph.input)
+    return names | {hidden_name(-1)} if embedded else names
+
+
 def state_layer(name: str) -> int | None:
     """Return the layer whose state a graph input or output is, or None."""
     found = STATE.fullmatch(name)

@@ -18,7 +18,7 @@ import numpy as np
 from edgellm_core.bundle.manifest import QualityRecord
 from edgellm_core.memory import release_memory
 from edgellm_core.verification.comparison import log_softmax
-from edgellm_core.verification.cut import hidden_name
+from edgellm_core.verification.cut import hidden_name, shown_names
 from edgellm_core.verification.errors import GraphNotFiniteError
 from edgellm_core.verification.subject import Subject, make_subject
 from edgellm_core.verification.text_recording import (
@@ -117,8 +117,7 @@ def layer_errors(subject: Subject, recording: TextRecording) -> list[float]:
     do not show their hidden states.
     """
     names = [hidden_name(layer) for layer in range(-1, len(recording.hidden) - 1)]
-    produced = {name for node in subject.graph.graph.node for name in node.output}
-    if not names or not produced.issuperset(names):
+    if not names or not shown_names(subject.graph.graph).issuperset(names):
         return []
     session = subject.open_session(extra=names)
     session.start(1)

@@ -79,9 +79,10 @@ class Subject:
 
     @property
     def element_type(self) -> str:
-        """Precision of what is not quantized: that of the logits."""
-        logits = next(value for value in self.graph.graph.output if value.name == "logits")
-        return PRECISIONS[logits.type.tensor_type.elem_type]
+        """Precision of what is not quantized: that of the embeddings where they are passed in, or of the logits."""
+        values = (*self.graph.graph.input, *self.graph.graph.output)
+        value = next(one for one in values if one.name in ("inputs_embeds", "logits"))
+        return PRECISIONS[value.type.tensor_type.elem_type]
 
     @property
     def tolerance_row(self) -> str:

@@ -31,7 +31,9 @@ def forward(tmp_path, opened):
         stack = open_stack(checkpoint, config, dtype=torch.float32, device=torch.device("cpu"))
         text = config.get_text_config()
         ids = torch.randint(0, text.vocab_size, (samples, length), generator=torch.Generator().manual_seed(2))
-        states = hold_states(tmp_path / "states", (samples, length, text.hidden_size), torch.float32, torch.device("cpu"))
+        states = hold_states(
+            tmp_path / "states", (samples, length, text.hidden_size), torch.float32, torch.device("cpu")
+        )
         return folder, LayerForward(stack, ids, states)
 
     return make

@@ -50,7 +50,9 @@ def probe(tmp_path, opened, ids):
     def make(config):
         checkpoint, loaded = opened(write_tiny_checkpoint(tmp_path / config["model_type"], config, dtype="bfloat16"))
         stack = open_stack(checkpoint, loaded, dtype=torch.float32, device=torch.device("cpu"))
-        states = hold_states(tmp_path / "states", (*ids.shape, config["hidden_size"]), torch.float32, torch.device("cpu"))
+        states = hold_states(
+            tmp_path / "states", (*ids.shape, config["hidden_size"]), torch.float32, torch.device("cpu")
+        )
         forward = LayerForward(stack, ids, states)
         with torch.no_grad():
             forward.prepare(fresh=True)

@@ -1,0 +1,114 @@
+"""What the runtime needs beside the graph, and what is refused for the lack of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import edgellm_core
+from edgellm_core.pipeline.errors import OtherEngineBuilderError
+from edgellm_core.targets.edge_llm.errors import (
+    ChatTemplateMissingError,
+    RopeNotExpressibleError,
+    TokenizerMissingError,
+)
+from edgellm_core.targets.edge_llm.runtime_config import rope_fields
+
+
+def _build(checkpoint, out, **settings):
+    notes = []
+    bundle = edgellm_core.build(
+        checkpoint,
+        out,
+        target="edge-llm",
+        verify="off",
+        listener=lambda event: notes.append(event.message),
+        **{"engine": "none", **settings},
+    )
+    return bundle, [note for note in notes if note]
+
+
+@pytest.fixture
+def checkpoint(edge_llm, tmp_path):
+    return shutil.copytree(edge_llm("llama").checkpoint, tmp_path / "checkpoint")
+
+
+def _settings(checkpoint, change):
+    path = checkpoint / "tokenizer_config.json"
+    stated = json.loads(path.read_text(encoding="utf-8"))
+    change(stated)
+    path.write_text(json.dumps(stated), encoding="utf-8")
+
+
+def test_no_chat_template_anywhere(checkpoint, tmp_path):
+    _settings(checkpoint, lambda stated: stated.pop("chat_template", None))
+    with pytest.raises(ChatTemplateMissingError, match="needs a chat template"):
+        _build(checkpoint, tmp_path / "out", family="generic")
+
+
+def test_the_familys_template_is_taken(edge_llm):
+    built = edge_llm("glm4")
+    stated = json.loads((built.checkpoint / "tokenizer_config.json").read_text(encoding="utf-8"))
+    text = (built.bundle.llm / "chat_template.jinja").read_text(encoding="utf-8")
+    assert text
+    assert text == stated.get("chat_template", text)
+
+
+def test_a_template_of_its_own_file_wins(checkpoint, tmp_path):
+    (checkpoint / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    bundle, _ = _build(checkpoint, tmp_path / "out")
+    assert (bundle.llm / "chat_template.jinja").read_text(encoding="utf-8") == "{{ messages }}"
+
+
+def test_no_tokenizer(checkpoint, tmp_path):
+    for path in (*checkpoint.glob("token*"), *checkpoint.glob("chat_template*")):
+        path.unlink()
+    with pytest.raises(TokenizerMissingError, match="needs a tokenizer"):
+        _build(checkpoint, tmp_path / "out")
+
+
+def test_stop_tokens_of_both_files(checkpoint, tmp_path):
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 2]}), encoding="utf-8")
+    bundle, _ = _build(checkpoint, tmp_path / "out")
+    assert json.loads((bundle.llm / "config.json").read_text(encoding="utf-8"))["eos_token_id"] == [2, 7]
+
+
+def test_the_engine_is_the_runtimes(checkpoint, tmp_path):
+    _, notes = _build(checkpoint, tmp_path / "out", engine="auto")
+    assert any(f"llm_build --onnxDir {tmp_path / 'out' / 'llm'}" in note for note in notes)
+    with pytest.raises(OtherEngineBuilderError, match="--engine must be auto or none with this target"):
+        _build(checkpoint, tmp_path / "other", engine="tensorrt")
+
+
+def _rope(parameters, raw=None, *, head_dim=16, rotary_dim=16):
+    return rope_fields(
+        raw if raw is not None else {"rope_parameters": parameters},
+        {"rope_parameters": parameters},
+        head_dim=head_dim,
+        rotary_dim=rotary_dim,
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, "it has no rope_type 'linear'"),
+        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "change with the length of a sequence"),
+        ({"sliding_attention": {"rope_type": "default"}}, "other parameters for each kind of layer"),
+        ({"rope_type": "default"}, "names no rope_theta"),
+    ],
+)
+def test_angles_that_the_runtime_lacks(parameters, reason):
+    with pytest.raises(RopeNotExpressibleError, match=reason):
+        _rope(parameters)
+
+
+def test_rope_fields():
+    plain = {"rope_type": "default", "rope_theta": 500000.0}
+    assert _rope(plain, raw={"rope_theta": 500000.0}) == {
+        "rope_theta": 500000.0, "rope_scaling": None, "partial_rotary_factor": 1.0,
+    }  # fmt: skip
+    assert _rope(plain, rotary_dim=8)["partial_rotary_factor"] == 0.5
+    assert _rope(plain)["rope_scaling"]["type"] == "default"
