@@ -268,8 +268,8 @@ def some_quantized_model() -> QuantizedModel:
 
 def rules_page() -> str:
     """Return the rules of the core and of each target."""
-    from edgellm_core.surgery.patterns import pattern_rules, tidying_rules
     from edgellm_core.errors import NoFormError
+    from edgellm_core.surgery.patterns import pattern_rules, tidying_rules
     from edgellm_core.surgery.rule import Rule
     from edgellm_core.surgery.rules import core_rules
     from edgellm_core.targets import BUILT_IN, find_target
