@@ -43,18 +43,27 @@ def test_what_is_no_sum_is_one_symbol():
 
 
 def test_cases_differ_and_given_sizes_hold_in_all_of_them():
-    cases = size_cases(["batch", "seq"], {"seq": 9})
-    assert [case["batch"] for case in cases] == [2, 1, 3]
-    assert {case["seq"] for case in cases} == {9}
-    assert size_cases(["batch"], {"batch": 4}) == [{"batch": 4}]
-    assert size_cases([], {}) == [{}]
+    values = [value("x", ["batch", "seq"])]
+    cases = size_cases(values, {"seq": 9})
+    assert [attempt["batch"] for attempt, _ in cases] == [2, 1, 3]
+    assert {attempt["seq"] for attempts in cases for attempt in attempts} == {9}
+    assert size_cases([value("x", ["batch"])], {"batch": 4}) == [[{"batch": 4}] * 2]
+    assert size_cases([value("x", [2])], {}) == [[{}, {}]]
+
+
+def test_symbols_of_a_decoder_fit_one_another_first():
+    values = [value("input_ids", ["s0", "s1"]), value("attention_mask", ["s2", "s3"]), value("key", ["s4", 2, "s5", 8])]
+    for first, second in size_cases(values, {}):
+        assert first["s0"] == first["s2"] == first["s4"]
+        assert first["s3"] == first["s1"] + first["s5"]
+        assert set(second) == set(first)
 
 
 def test_wrong_sizes():
     with pytest.raises(UnknownNameError, match=re.escape("Unknown dimension 'sek'. Did you mean 'seq'?")):
-        size_cases(["seq"], {"sek": 1})
+        size_cases([value("x", ["seq"])], {"sek": 1})
     with pytest.raises(InvalidSettingError, match="--dim must be 0 or more; got seq=-1"):
-        size_cases(["seq"], {"seq": -1})
+        size_cases([value("x", ["seq"])], {"seq": -1})
 
 
 def test_ids_stay_below_the_rows_of_every_table_that_they_index():
