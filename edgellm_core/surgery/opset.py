@@ -96,7 +96,7 @@ def _raise_node(node: onnx.NodeProto, graph: onnx.GraphProto, current: int, opse
         after = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:
         raise OpsetError(current, opset, node.op_type, "the file's or the later opset has no such operator") from None
-    if before.since_version == after.since_version:
+    if before.since_version == after.since_version and not after.deprecated:
         return
     if node.op_type in _REDUCTIONS and _axes_to_input(node, graph):
         return
@@ -145,6 +145,11 @@ def _added(node: onnx.NodeProto, before: Any, after: Any) -> str:
         if name in before.attributes:
             if default != before.attributes[name].default_value.SerializeToString():
                 return f"its attribute {name!r} has another default in the later opset"
-        elif attribute.required or (attribute.default_value.type and (node.op_type, name) not in _NEUTRAL):
+        elif attribute.required or (attribute.default_value.type and not _is_neutral(node.op_type, name)):
             return f"the later opset gives it the attribute {name!r}"
     return ""
+
+
+def _is_neutral(operator: str, attribute: str) -> bool:
+    """Say whether an attribute that a later definition brought keeps, by default, what was before."""
+    return (operator, attribute) in _NEUTRAL or (operator in _REDUCTIONS and attribute == "noop_with_empty_axes")

@@ -112,6 +112,56 @@ def test_an_export_of_a_decoder_becomes_standard_operators(name, exported, tmp_p
     assert "equal to the input on 3 sets of random inputs" in result.stdout
 
 
+class WithCache(torch.nn.Module):
+    """A decoder as optimum exports it: mask, past keys and values in, present ones out."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask, *past):
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer in range(len(past) // 2):
+            cache.update(past[2 * layer], past[2 * layer + 1], layer)
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True)
+        return out.logits, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
+
+
+@pytest.mark.parametrize(("attention", "opset"), [("eager", 17), ("sdpa", 14)])
+def test_an_older_export_with_a_cache_and_left_padding(attention, opset, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "old", ("llama", TINY, attention))
+    model = WithCache(tiny_model("old"))
+    past = [f"past.{index}" for index in range(4)]
+    ids, mask = torch.randint(3, 61, (2, 4)), torch.ones(2, 9, dtype=torch.long)
+    mask[1, :3] = 0
+    inputs = ids, mask, *(torch.randn(2, 2, 5, 8) for _ in past)
+    axes = {"input_ids": {0: "batch", 1: "seq"}, "attention_mask": {0: "batch", 1: "past_length + seq"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            inputs,
+            tmp_path / "old.onnx",
+            dynamo=False,
+            opset_version=opset,
+            input_names=["input_ids", "attention_mask", *past],
+            output_names=["logits", *(f"present.{index}" for index in range(4))],
+            dynamic_axes=axes | {name: {0: "batch", 2: "past_length"} for name in past},
+        )
+    result = simplify_onnx(tmp_path / "old.onnx", tmp_path / "new.onnx")
+    found = {op: result.operators_after.get(op, 0) for op in FOUND["llama-eager"]}
+    assert found == {**FOUND["llama-eager"]}
+    assert (result.opset_before, result.opset_after, result.check.cases) == (opset, 23, 3)
+    with torch.no_grad():
+        expected = model(*inputs)
+    session = onnxruntime.InferenceSession(tmp_path / "new.onnx", providers=["CPUExecutionProvider"])
+    feeds = zip(["input_ids", "attention_mask", *past], (tensor.numpy() for tensor in inputs), strict=True)
+    for ours, theirs in zip(session.run(None, dict(feeds)), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-6)
+
+
 def test_a_second_run_applies_nothing(exported, tmp_path):
     path, _ = exported("llama-sdpa")
     once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"

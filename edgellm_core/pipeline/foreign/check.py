@@ -9,7 +9,7 @@ import numpy as np
 
 from edgellm_core.pipeline.foreign.errors import ChangedResultError, InputRunError, RewrittenRunError
 from edgellm_core.pipeline.foreign.random_inputs import index_limits, random_inputs
-from edgellm_core.pipeline.foreign.sizes import described, size_cases, symbols_of
+from edgellm_core.pipeline.foreign.sizes import described, size_cases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,26 +87,43 @@ def _expected(foreign: ForeignGraph, given: Mapping[str, int], report: Reporter)
     values = [value for value in foreign.model.graph.input if value.name not in foreign.initializers]
     shapes = {name: list(tensor.dims) for name, tensor in foreign.initializers.items()}
     limits = index_limits(foreign.model, shapes)
-    sizes = size_cases(symbols_of(values), given)
+    sizes = size_cases(values, given)
     session = _session(foreign.path, foreign.path)
-    cases, skipped, reason = [], [], ""
-    for index, chosen in enumerate(sizes):
-        inputs = random_inputs(values, chosen, limits, index)
-        try:
-            outputs = session.run(None, inputs)
-        except Exception as error:  # noqa: BLE001  # the exceptions of ONNX Runtime share no base but Exception
-            skipped.append(described(chosen))
-            reason = reason or one_line(error)
-            continue
-        names = [output.name for output in session.get_outputs()]
-        expected = dict(zip(names, outputs, strict=True))
-        cases.append(_Case(sizes=described(chosen), inputs=inputs, expected=expected))
-        report.progress(index + 1, 2 * len(sizes), described(chosen))
+    cases: list[_Case] = []
+    skipped: list[str] = []
+    reasons: list[str] = []
+    for index, attempts in enumerate(sizes):
+        for chosen in attempts:
+            inputs = random_inputs(values, chosen, limits, index)
+            outputs = _outputs(session, inputs)
+            if not isinstance(outputs, str):
+                cases.append(_Case(sizes=described(chosen), inputs=inputs, expected=outputs))
+                break
+            reasons.append(outputs)
+        else:
+            skipped.append(described(attempts[0]))
+        report.progress(index + 1, 2 * len(sizes))
     if not cases:
-        raise InputRunError(foreign.path, "; ".join(skipped), reason)
+        raise InputRunError(foreign.path, "; ".join(skipped), reasons[0])
     for text in skipped:
         report.note(f"The input file does not run with {text}; other sizes were compared.")
     return cases, skipped
+
+
+def _outputs(session: Any, inputs: Arrays) -> Arrays | str:
+    """Return the outputs by name, or why there are none to compare with."""
+    names = [output.name for output in session.get_outputs()]
+    try:
+        outputs = session.run(names, inputs)
+    except Exception as error:  # noqa: BLE001  # the exceptions of ONNX Runtime share no base but Exception
+        return one_line(error)
+    if not any(map(_has_numbers, outputs)):
+        return "no output is a number anywhere"
+    return dict(zip(names, outputs, strict=True))
+
+
+def _has_numbers(value: np.ndarray[Any, Any]) -> bool:
+    return not np.issubdtype(value.dtype, np.floating) or not value.size or bool(np.isfinite(value).any())
 
 
 def _session(path: Path, original: Path | None) -> Any:

@@ -29,14 +29,68 @@ def prepare(foreign: ForeignGraph, opset: int) -> onnx.ModelProto:
     import onnx
     from onnx import inliner
 
-    model = onnx.ModelProto()
-    model.CopyFrom(foreign.model)
+    model = copied(foreign.model)
     if model.functions:
         model = inliner.inline_local_functions(model)
     _hoist_constants(model.graph)
+    for value in model.graph.output:  # exporters give their dimensions names of their own
+        value.type.tensor_type.ClearField("shape")
     raise_opset(model, opset)
     model.ir_version = max(model.ir_version, IR_VERSION)
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return _with_shapes(onnx.shape_inference.infer_shapes(model, data_prop=True))
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """State the shapes that only a symbolic computation finds: TorchScript computes its ``Reshape`` in the graph.
+
+    ONNX's own inference names most of those dimensions anew. ONNX Runtime's tool follows sums and products of symbols.
+    """
+    inferred = _symbolic(model, merging=False) or _symbolic(model, merging=True)
+    if inferred is None:
+        return model
+    values = [*inferred.graph.value_info, *inferred.graph.output]
+    shapes = {value.name: value for value in values if value.type.tensor_type.HasField("shape")}
+    result = copied(model)
+    for value in (*result.graph.value_info, *result.graph.output):
+        found = shapes.pop(value.name, None)
+        if found is not None and not _is_known(value):
+            value.type.CopyFrom(found.type)
+    outputs = {value.name for value in result.graph.output}
+    result.graph.value_info.extend(value for name, value in shapes.items() if name not in outputs)
+    return result
+
+
+def _symbolic(model: onnx.ModelProto, *, merging: bool) -> onnx.ModelProto | None:
+    """Return a copy with the shapes that ONNX Runtime's tool finds, or None where it gives up.
+
+    Args:
+        model: the graph.
+        merging: where two symbols meet in one broadcast, take them for equal; otherwise the tool gives up there.
+    """
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    try:
+        inferred: onnx.ModelProto = SymbolicShapeInference.infer_shapes(copied(model), auto_merge=merging)
+    except Exception:  # noqa: BLE001  # it stops with whatever a node that it can't follow raises
+        return None
+    return inferred
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _is_known(value: onnx.ValueInfoProto) -> bool:
+    """Say whether every dimension has a size or an exporter's symbol; ONNX's inference calls its own ``unk__N``."""
+    if not value.type.tensor_type.HasField("shape"):
+        return False
+    dimensions = value.type.tensor_type.shape.dim
+    return all(d.HasField("dim_value") or (d.dim_param and not d.dim_param.startswith("unk__")) for d in dimensions)
 
 
 def import_prepared(model: onnx.ModelProto, foreign: ForeignGraph) -> gs.Graph:

@@ -46,17 +46,18 @@ def terms(expression: str) -> list[tuple[int, str]]:
     return [(-1 if match.group(1) == "-" else 1, match.group(2)) for match in found]
 
 
-def size_cases(symbols: Sequence[str], given: Mapping[str, int]) -> list[dict[str, int]]:
-    """Return sizes for the symbols, case by case.
+def size_cases(values: Sequence[onnx.ValueInfoProto], given: Mapping[str, int]) -> list[list[dict[str, int]]]:
+    """Return sizes for the symbols of inputs, case by case; each case is a list of attempts.
 
     Args:
-        symbols: all there are.
+        values: the inputs.
         given: sizes that hold in every case.
 
     Raises:
         UnknownNameError: a size is given for a symbol that does not exist.
         InvalidSettingError: a size is negative.
     """
+    symbols = symbols_of(values)
     for name, size in given.items():
         if name not in symbols:
             raise UnknownNameError("dimension", name, symbols)
@@ -64,12 +65,32 @@ def size_cases(symbols: Sequence[str], given: Mapping[str, int]) -> list[dict[st
             raise InvalidSettingError(
                 "--dim", "must be 0 or more", f"{name}={size}", "Give a size that the model takes."
             )
-    cases: list[dict[str, int]] = []
+    cases: list[list[dict[str, int]]] = []
     for sizes in _CASES:
-        case = {name: sizes[index % len(sizes)] for index, name in enumerate(symbols)} | dict(given)
+        plain = {name: sizes[index % len(sizes)] for index, name in enumerate(symbols)}
+        case = [plain | _as_decoder(values, sizes) | dict(given), plain | dict(given)]
         if case not in cases:
             cases.append(case)
     return cases
+
+
+def _as_decoder(values: Sequence[onnx.ValueInfoProto], sizes: Sequence[int]) -> dict[str, int]:
+    """Return sizes that fit one another in a decoder whose exporter gave each dimension a symbol of its own.
+
+    The first axis is the batch; states ``[batch, heads, past, …]`` have the past, a mask past and new positions, and
+    other inputs new positions.
+    """
+    batch, seq, past, _ = sizes
+    has_past = any(len(value.type.tensor_type.shape.dim) == 4 for value in values)
+    found: dict[str, int] = {}
+    for value in values:
+        depth = len(value.type.tensor_type.shape.dim)
+        length = seq + past if has_past and "mask" in value.name.lower() else seq
+        for axis, size in {0: batch, **({2: past} if depth == 4 else {1: length} if depth == 2 else {})}.items():
+            symbol = dimension_of(value, axis) if axis < depth else 0
+            if isinstance(symbol, str) and terms(symbol) == [(1, symbol)]:
+                found.setdefault(symbol, size)
+    return found
 
 
 def evaluate(dimension: int | str, sizes: Mapping[str, int]) -> int:

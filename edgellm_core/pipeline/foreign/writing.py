@@ -54,7 +54,9 @@ def finished_model(graph: gs.Graph, foreign: ForeignGraph, prepared: onnx.ModelP
     model = onnx.ModelProto()
     model.CopyFrom(prepared)
     model.graph.CopyFrom(exported.graph)
-    model.graph.doc_string = prepared.graph.doc_string
+    model.graph.doc_string = foreign.model.graph.doc_string
+    del model.graph.output[:]
+    model.graph.output.extend(foreign.model.graph.output)
     used = {name for node in exported.graph.node for name in node.input} | {o.name for o in exported.graph.output}
     made = [tensor for tensor in exported.graph.initializer if tensor.name not in foreign.initializers]
     kept = [tensor for name, tensor in foreign.initializers.items() if _is_kept(name, used, exported)]

@@ -45,20 +45,15 @@ class Mask:
     number: gs.Tensor | None = None
     hides: bool = False
 
-    def hides_everything_as_nan(self) -> bool:
-        """Say whether a row that hides every key may become NaN in softmax: its lowest number may be infinite."""
-        source = self.number
-        if source is None:
-            select = producer(self.tensor, "Where")
-            numbers = [number(tensor) for tensor in select.inputs[1:]] if select is not None else [None]
-            return any(value is None or not np.isfinite(value) for value in numbers)
-        value = number(source)
-        return value is None or not np.isfinite(value)
+    def may_be_infinite(self) -> bool:
+        """Say whether softmax over a row that hides every key may be no number."""
+        values = _numbers(self.tensor) if self.number is None else [number(self.number)]
+        return values is None or not all(value is not None and np.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundAttention(Found):
-    """``softmax(softcap(query · keyᵀ · scale) + mask) · value``.
+    """``softmax(query · keyᵀ · scale + mask) · value``.
 
     Attributes:
         query: ``[batch, heads, seq, head_dim]``.
@@ -66,7 +61,7 @@ class FoundAttention(Found):
         value: ``[batch, kv_heads, keys, value_dim]``.
         mask: None for none.
         scale: factor on the logits.
-        softcap: 0 for none.
+        guarded: a row that hides every key is 0, where softmax over nothing is no number.
     """
 
     query: gs.Tensor
@@ -74,7 +69,7 @@ class FoundAttention(Found):
     value: gs.Tensor
     mask: Mask | None
     scale: float
-    softcap: float
+    guarded: bool = False
 
 
 class PlainAttention(PatternRule[FoundAttention]):
@@ -94,27 +89,30 @@ class PlainAttention(PatternRule[FoundAttention]):
         if cast is not None:
             nodes, logits = (*nodes, cast), cast.inputs[0]
         mask, nodes, logits = _mask(nodes, logits)
-        if guarded and mask is not None and mask.hides_everything_as_nan():
-            miss("a row that hides every key becomes 0 here, and is not defined in the standard operator")
         found = _scaled(logits, node.inputs[1], mask, nodes)
-        return _without_repetition(found) if found is not None else None
+        if found is None:
+            return None
+        guarded = guarded and mask is not None and mask.may_be_infinite()
+        return replace(_without_repetition(found), guarded=guarded)
 
     def write(self, node: gs.Node, found: FoundAttention, edit: Editor) -> None:
         """Write the operator."""
-        name = name_of(node)
-        inputs = [found.query, found.keys.write(edit, name), found.value]
-        per_head = False
+        name, mask, output = name_of(node), gs.Variable.empty(), node.outputs[0]
+        per_head = found.mask is not None and dimension(found.mask.tensor, -3) not in {None, 1}
         if found.mask is not None:
             additive = _additive(found.mask, name, edit)
-            inputs.append(spread_mask(additive, found.mask.tensor, found.query, edit))
-            per_head = dimension(found.mask.tensor, -3) not in {None, 1}
+            mask = spread_mask(_above_lowest(additive, edit), found.mask.tensor, found.query, edit)
+        if found.guarded:
+            output = gs.Variable(f"{name}.unguarded", dtype=output.dtype, shape=output.shape)
+            visible = _visible_rows(additive, edit)
+        inputs = [found.query, found.keys.write(edit, name), found.value, mask]
         if per_head:
-            edit.node("Attention", inputs, node.outputs[0], name=name, scale=found.scale)
-            return
-        if found.mask is None:
-            inputs.append(gs.Variable.empty())
-        attributes = {"scale": found.scale, "softcap": found.softcap}
-        edit.semantic("Attention", inputs, node.outputs[0], name=name, **attributes)
+            edit.node("Attention", inputs, output, name=name, scale=found.scale)
+        else:
+            edit.semantic("Attention", inputs, output, name=name, scale=found.scale, softcap=0.0)
+        if found.guarded:
+            zero = edit.constant(0.0, found.query.dtype)
+            edit.node("Where", [visible, output, zero], node.outputs[0], name=f"{name}/guard")
 
 
 def _softmax(node: gs.Node) -> tuple[tuple[gs.Node, ...], gs.Tensor, bool] | None:
@@ -157,7 +155,7 @@ def _mask(nodes: tuple[gs.Node, ...], logits: gs.Tensor) -> tuple[Mask | None, t
 
 def _has_product(tensor: gs.Tensor) -> bool:
     """Say whether a tensor is a scaled, maybe capped product of matrices."""
-    factors = product(tensor).factors
+    factors = product(tensor, shared=True).factors
     if len(factors) != 1:
         return False
     tanh = producer(factors[0], "Tanh")
@@ -167,33 +165,27 @@ def _has_product(tensor: gs.Tensor) -> bool:
 def _scaled(
     logits: gs.Tensor, value: gs.Tensor, mask: Mask | None, nodes: tuple[gs.Node, ...]
 ) -> FoundAttention | None:
-    scaled = product(logits)
-    nodes, softcap = (*nodes, *scaled.inner), 0.0
-    tanh = producer(scaled.factors[0], "Tanh") if len(scaled.factors) == 1 else None
-    if tanh is not None:
-        softcap, scaled = scaled.scalar, product(tanh.inputs[0])
-        nodes = (*nodes, tanh, *scaled.inner)
+    scaled = product(logits, shared=True)
+    if len(scaled.factors) == 1 and producer(scaled.factors[0], "Tanh") is not None:
+        miss("its logits are capped by tanh, and TensorRT's parser refuses the standard operator's attribute for that")
     matmul = producer(scaled.factors[0], "MatMul") if len(scaled.factors) == 1 else None
     if matmul is None:
         return None
     query, keys = (_single(tensor) for tensor in matmul.inputs)
-    scale = scaled.scalar * query.scalar * keys.scalar * (softcap or 1.0)
-    if scale <= 0.0 or softcap < 0.0:
+    scale = scaled.scalar * query.scalar * keys.scalar
+    if scale <= 0.0:
         miss(f"its scale is {scale:g}")
     turned = turned_keys(keys.factors[0])
     found = FoundAttention(
-        inner=(*nodes, matmul, *query.inner, *keys.inner),
+        inner=(*nodes, *scaled.inner, matmul, *query.inner, *keys.inner),
         query=query.factors[0],
         keys=turned,
         value=value,
         mask=mask,
         scale=scale,
-        softcap=softcap,
     )
     if mask is not None:
         require_mask(mask.tensor, found.query, turned.length, additive=mask.number is None)
-        if softcap and dimension(mask.tensor, -3) not in {None, 1}:
-            miss("it has a softcap and a mask that differs from head to head")
     return found
 
 
@@ -223,3 +215,41 @@ def _additive(mask: Mask, name: str, edit: Editor) -> gs.Tensor:
         return edit.node("Where", [mask.tensor, *branches], made, name=made, like=mask.number)
 
     return edit.first(("additive", mask.tensor.name, mask.number.name, mask.hides), make)
+
+
+def _visible_rows(mask: gs.Tensor, edit: Editor) -> gs.Tensor:
+    """Return, for each row of an additive mask, whether it shows any key."""
+
+    def make() -> gs.Tensor:
+        name = f"{mask.name}.visible"
+        axes = edit.constant([-1])
+        best = edit.node("ReduceMax", [mask, axes], f"{name}.best", name=f"{name}/best", like=mask, keepdims=1)
+        return edit.node("Greater", [best, edit.constant(-np.inf, mask.dtype)], name, name=name)
+
+    return edit.first(("visible", mask.name), make)
+
+
+def _above_lowest(mask: gs.Tensor, edit: Editor) -> gs.Tensor:
+    """Return an additive mask whose lowest number is half of the lowest of its type.
+
+    Softmax over a row of equal numbers, however low, gives equal weights. The standard operator gives 0 where a row
+    hides every key (onnx/onnx#8068), and ONNX Runtime takes the lowest number of a type for hidden.
+    """
+    lowest = float(np.finfo(mask.dtype).min) / 2
+    numbers = _numbers(mask)
+    if numbers is not None and min(numbers) >= lowest:
+        return mask
+    limit = edit.constant(lowest, mask.dtype)
+
+    def make() -> gs.Tensor:
+        name = f"{mask.name}.finite"
+        return edit.node("Max", [mask, limit], name, name=name, like=mask)
+
+    return edit.first(("finite", mask.name), make)
+
+
+def _numbers(mask: gs.Tensor) -> list[float] | None:
+    """Return the numbers that a mask consists of, where they are known."""
+    select = producer(mask, "Where")
+    numbers = [number(tensor) for tensor in select.inputs[1:]] if select is not None else [None]
+    return None if None in numbers else [value for value in numbers if value is not None]

@@ -110,15 +110,16 @@ class Product:
     inner: tuple[gs.Node, ...]
 
 
-def product(tensor: gs.Tensor, *, last: gs.Node | None = None) -> Product:
+def product(tensor: gs.Tensor, *, last: gs.Node | None = None, shared: bool = False) -> Product:
     """Take a tensor apart into a number and factors, through ``Mul`` and ``Div`` by a number.
 
     Args:
         tensor: the product.
         last: the node that makes it, where that node is not to be among the inner ones.
+        shared: the first node may have further consumers; the pattern then is a near miss.
     """
     node = last or producer(tensor, "Mul", "Div")
-    if node is None or (last is None and len(tensor.outputs) != 1):
+    if node is None or (last is None and not shared and len(tensor.outputs) != 1):
         return Product(1.0, (tensor,), ())
     inner = () if last is not None else (node,)
     if node.op == "Div":

@@ -53,7 +53,11 @@ def evaluate(node: gs.Node) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     names = [f"input_{index}" for index in range(len(node.inputs))]
-    proto = onnx.helper.make_node(node.op, names, ["result"], **node.attrs)
+    attributes = {
+        key: onnx.numpy_helper.from_array(value.values) if isinstance(value, gs.Constant) else value
+        for key, value in node.attrs.items()
+    }
+    proto = onnx.helper.make_node(node.op, names, ["result"], **attributes)
     types = [onnx.helper.np_dtype_to_tensor_dtype(tensor.values.dtype) for tensor in node.inputs]
     graph = onnx.helper.make_graph(
         [proto],
