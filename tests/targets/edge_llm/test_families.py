@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import edgellm_core
-from edgellm_core.errors import EdgellmError, NoFormError
+from edgellm_core.errors import EdgellmError
 from edgellm_core.targets.edge_llm.errors import AttentionNotExpressibleError, InputNotExpressibleError
 
 NO_NORM = {"use_qk_norm": False}
@@ -48,11 +48,6 @@ def test_refused_by_name(edge_llm, family, error, reason):
 def test_other_precisions_are_refused(edge_llm, tmp_path, precision):
     with pytest.raises(EdgellmError, match="must be fp16 for what target 'edge-llm' does not quantize"):
         edgellm_core.build(edge_llm("llama").checkpoint, tmp_path / "out", target="edge-llm", precision=precision)
-
-
-def test_schemes_are_refused_before_anything_long(edge_llm, tmp_path):
-    with pytest.raises(NoFormError, match="Target 'edge-llm' has no form for int4_awq weights"):
-        edgellm_core.build(edge_llm("llama").checkpoint, tmp_path / "out", target="edge-llm", precision="int4_awq")
 
 
 def test_window_scale_and_norms_are_attributes(edge_llm):
