@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import edgellm_core
@@ -59,3 +61,15 @@ def test_window_scale_and_norms_are_attributes(edge_llm):
     flags = ("enable_qk_norm", "qk_norm_post_rope")
     stated = [tuple(built.plugins[0][flag] for flag in flags) for built in (granite, qwen3, hunyuan)]
     assert stated == [(0, 0), (1, 0), (1, 1)]
+
+
+def test_windows_differ_by_layer(edge_llm):
+    built = edge_llm("qwen2")
+    windows = [one["sliding_window_size"] for one in built.plugins]
+    stated = json.loads((built.checkpoint / "config.json").read_text(encoding="utf-8"))
+    sliding = [kind == "sliding_attention" for kind in stated["layer_types"]]
+    assert 0 < sum(sliding) < len(sliding)
+    assert windows == [stated["sliding_window"] if one else -1 for one in sliding]
+    config = json.loads((built.bundle.llm / "config.json").read_text(encoding="utf-8"))
+    assert config["attention_layer_types"] == stated["layer_types"]
+    assert config["sliding_window_size"] == stated["sliding_window"]
