@@ -187,6 +187,8 @@ class Target:
         graph_session: ``module:Class`` that runs a graph held in memory for the parity gate; like the default,
             ``edgellm_core.verification.session.GraphSession``.
         precisions: values of ``--precision`` for what is not quantized; empty for all.
+        schemes: values of ``--precision`` that quantize and that it takes; None for all.
+        kv_caches: values of ``--kv-cache`` that it takes; None for all.
         builds_engine: whether ``--engine`` builds from the graph.
     """
 
@@ -196,6 +198,8 @@ class Target:
     session: ClassVar[str] = "edgellm_core.runtime.session:DecoderSession"
     graph_session: ClassVar[str] = "edgellm_core.verification.session:GraphSession"
     precisions: ClassVar[tuple[str, ...]] = ()
+    schemes: ClassVar[tuple[str, ...] | None] = None
+    kv_caches: ClassVar[tuple[str, ...] | None] = None
     builds_engine: ClassVar[bool] = True
 
     def rules(self) -> Sequence[Rule]:

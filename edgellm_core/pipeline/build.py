@@ -128,7 +128,7 @@ def build(
     host = PluginHost.load(settings.plugin_paths)
     target = find_target(settings.target, host.targets())
     scheme = settings.precision if settings.quantizes else None
-    require_precision(target, settings.compute_precision, scheme=scheme)
+    require_precision(target, settings.compute_precision, scheme=scheme, kv_cache=settings.kv_cache)
     job = Job(
         source=source,
         out=out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,7 +92,7 @@ class DecoderSession:
             GraphContractError: inputs or outputs are not those of target ``onnx``.
         """
         self._path = model_path
-        self._session, self.raised_to_float32 = _load(model_path, threads)
+        self._session, self.raised_to_float32 = load_decoder(model_path, threads)
         self._inputs = {value.name: value.shape for value in self._session.get_inputs()}
         outputs = [value.name for value in self._session.get_outputs()]
         for required, names in (("input_ids", self._inputs), ("logits", outputs)):
@@ -190,8 +190,22 @@ def state_output(name: str) -> str:
     return name.replace("past_", "present_", 1)
 
 
-def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
-    """Return the session, and whether the graph was raised to float32."""
+def load_decoder(
+    path: Path, threads: int | None, prepare: Callable[[onnx.ModelProto], None] | None = None
+) -> tuple[Any, bool]:
+    """Load a graph's file.
+
+    Args:
+        path: the ONNX file; external data beside it.
+        threads: threads of ONNX Runtime; None for one per core.
+        prepare: rewrites operators that ONNX Runtime does not know.
+
+    Returns:
+        The session, and whether the graph was raised to float32.
+
+    Raises:
+        GraphLoadError: ONNX Runtime can't load it.
+    """
     import onnxruntime
     from onnx import load
 
@@ -216,7 +230,9 @@ def _load(path: Path, threads: int | None) -> tuple[Any, bool]:
             raise_to_float32(model)
         if expanded:
             expand(model)
-        if raised or expanded:
+        if prepare:
+            prepare(model)
+        if raised or expanded or prepare:
             read_small_tensors(model, path.parent)
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
             source = model.SerializeToString()

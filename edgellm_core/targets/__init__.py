@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.contract import Target
 from edgellm_core.errors import InvalidSettingError, NoFormError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from edgellm_core.contract import Target
 
 BUILT_IN: Final[Mapping[str, str]] = {
     "edge-llm": "edgellm_core.targets.edge_llm:EdgeLlmTarget",
@@ -18,20 +19,28 @@ BUILT_IN: Final[Mapping[str, str]] = {
 """Targets of the core, by name; imported when they are used."""
 
 
-def require_precision(target: Target, precision: str, *, scheme: str | None = None) -> None:
+def require_precision(
+    target: Target, precision: str, *, scheme: str | None = None, kv_cache: str | None = None
+) -> None:
     """Refuse, before anything long, what a target has no form for.
 
     Args:
         target: the target.
         precision: of what is not quantized.
-        scheme: what the rest is quantized to.
+        scheme: what the rest is quantized to; None for nothing.
+        kv_cache: what keys and values are quantized to; None for nothing.
 
     Raises:
         InvalidSettingError: it has not that precision; names those that it has.
-        NoFormError: it takes nothing that is quantized.
+        NoFormError: it takes nothing that is quantized so.
     """
-    if scheme is not None and type(target).quantized is Target.quantized:
-        raise NoFormError(target.name, {f"{scheme} weights"})
+    lacking = set()
+    if scheme is not None and target.schemes is not None and scheme not in target.schemes:
+        lacking.add(f"{scheme} weights")
+    if kv_cache is not None and target.kv_caches is not None and kv_cache not in target.kv_caches:
+        lacking.add(f"an {kv_cache} KV cache")
+    if lacking:
+        raise NoFormError(target.name, lacking)
     if target.precisions and precision not in target.precisions:
         allowed = ", ".join(target.precisions)
         raise InvalidSettingError(

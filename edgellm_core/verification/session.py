@@ -55,7 +55,7 @@ class GraphSession:
         self._path = folder / "model.onnx"
         self._extra = list(extra)
         try:
-            self._session = _load(model, folder, self._extra, widened=widened)
+            self._session = load_graph(model, folder, self._extra, widened=widened)
         except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
             raise GraphLoadError(self._path, _one_line(error)) from error
         self._inputs = {value.name: value for value in self._session.get_inputs()}
@@ -123,7 +123,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _load(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened: bool) -> Any:
+def load_graph(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened: bool) -> Any:
+    """Return an ONNX Runtime session of a graph in memory; see :class:`GraphSession`."""
     import onnx
     import onnxruntime
 

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from edgellm_core.runtime.errors import GraphContractError, GraphLoadError, GraphRunError
+from edgellm_core.runtime.errors import GraphRunError
 from edgellm_core.runtime.paged.attention_function import add_functions
 from edgellm_core.runtime.paged.pages import PAGE_TOKENS, Pages
 from edgellm_core.runtime.paged.rope import rope_of
-from edgellm_core.runtime.session import read_small_tensors
+from edgellm_core.runtime.session import STATE_TYPES, load_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import onnx
 
 Array = np.ndarray[Any, Any]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
@@ -66,41 +64,24 @@ class PagedGraph:
     Padding is left out: the tokens of all sequences stand one after the other.
     """
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        folder: Path,
-        *,
-        extra: Sequence[str] = (),
-        widened: bool = False,
-        threads: int | None = None,
-    ) -> None:
-        """Load the graph, ``embedding.safetensors`` and ``config.json``.
+    def __init__(self, session: Any, folder: Path, *, extra: Sequence[str] = ()) -> None:
+        """Read ``embedding.safetensors`` and ``config.json``.
 
         Args:
-            model: the graph; not changed.
-            folder: where its data and files lie.
-            extra: names of further tensors to show.
-            widened: not possible here; quantized graphs of this target are not executed yet.
-            threads: threads of ONNX Runtime; None for one per core.
-
-        Raises:
-            GraphLoadError: ONNX Runtime can't load it.
-            GraphContractError: inputs or files are not those of target ``edge-llm``.
+            session: the graph in ONNX Runtime, its plugins written as functions.
+            folder: where its files lie.
+            extra: names of further tensors that it shows.
         """
         self._path = folder / "model.onnx"
-        if widened:
-            raise GraphContractError(self._path, "it is quantized")
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self._table = _embedding(folder)
         self._extra = list(extra)
         self._shown = [name for name in self._extra if name != EMBEDDED]
-        try:
-            self._session = _load(model, folder, self._shown, threads)
-        except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
-            raise GraphLoadError(self._path, _one_line(error)) from error
-        self._pools = {value.name: value.shape for value in self._session.get_inputs() if value.name.startswith(PAST)}
-        self._wanted = {value.name for value in self._session.get_inputs()}
+        self._session = session
+        inputs = session.get_inputs()
+        self._pools = {value.name: value.shape for value in inputs if value.name.startswith(PAST)}
+        self._wanted = {value.name for value in inputs}
+        self._dtype = next(STATE_TYPES[value.type] for value in inputs if value.name == "inputs_embeds")
         self.start(1)
 
     def start(self, batch: int) -> None:
@@ -127,7 +108,7 @@ class PagedGraph:
         self._lengths = [length + int(count) for length, count in zip(past, counts, strict=True)]
         self._pages.reserve(self._lengths)
         self._grow_pools()
-        embeds = self._table[inputs.input_ids[real]]
+        embeds = self._table[inputs.input_ids[real]].astype(self._dtype, copy=False)
         arrays = {"inputs_embeds": embeds, **self._described(counts, past, inputs.position_ids[real])}
         feeds = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
@@ -172,7 +153,7 @@ class PagedGraph:
 
         for name, shape in self._pools.items():
             _, _, _, heads, size = shape
-            pool = np.full((2, self._pages.count, PAGE_TOKENS, heads, size), UNWRITTEN, np.float16)
+            pool = np.full((2, self._pages.count, PAGE_TOKENS, heads, size), UNWRITTEN, self._dtype)
             if name in self._pool:
                 old = self._pool[name].numpy()
                 if old.shape == pool.shape:
@@ -189,12 +170,10 @@ class PagedSession:
 
         Raises:
             GraphLoadError: ONNX Runtime can't load it.
-            GraphContractError: it is none of target ``edge-llm``.
+            PluginAttributeError: a plugin does what has no reference on the CPU.
         """
-        import onnx
-
-        model = onnx.load(str(model_path), load_external_data=False)
-        self._graph = PagedGraph(model, model_path.parent, threads=threads)
+        session, _ = load_decoder(model_path, threads, add_functions)
+        self._graph = PagedGraph(session, model_path.parent)
 
     def initial_states(self, batch: int) -> dict[str, Any]:
         """Forget everything; the graph keeps its pages itself."""
@@ -226,22 +205,3 @@ def _embedding(folder: Path) -> Array:
         entry = json.loads(file.read(length))["embedding"]
     start, _ = entry["data_offsets"]
     return np.memmap(path, np.float16, "r", offset=8 + length + start, shape=tuple(entry["shape"]))
-
-
-def _load(model: onnx.ModelProto, folder: Path, shown: Sequence[str], threads: int | None) -> Any:
-    import onnx
-    import onnxruntime
-
-    graph = onnx.ModelProto()
-    graph.CopyFrom(model)
-    add_functions(graph)
-    read_small_tensors(graph, folder)
-    present = {output.name for output in graph.graph.output}
-    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown if name not in present)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it warns that there are as many logits as tokens, not as sequences
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    options.intra_op_num_threads = threads or 0
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from edgellm_core.contract import Target
+from edgellm_core.contract import QuantizedForm, Target
+from edgellm_core.errors import NoFormError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import ModelFamily
+    from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.rule import Rule
+
+
+Q_DQ_WEIGHTS: Final = frozenset({"fp8", "int8", "nvfp4", "mxfp8"})
+"""Weights that the runtime takes as QuantizeLinear and DequantizeLinear, or TensorRT's own operators of that kind."""
 
 
 class EdgeLlmTarget(Target):
@@ -25,8 +31,10 @@ class EdgeLlmTarget(Target):
     opset: ClassVar[int] = 24
     domains: ClassVar[tuple[str, ...]] = ("", "trt_edgellm", "trt")
     session: ClassVar[str] = "edgellm_core.runtime.paged.session:PagedSession"
-    graph_session: ClassVar[str] = "edgellm_core.runtime.paged.session:PagedGraph"
+    graph_session: ClassVar[str] = "edgellm_core.verification.paged_session:PagedGraphSession"
     precisions: ClassVar[tuple[str, ...]] = ("fp16",)
+    schemes: ClassVar[tuple[str, ...] | None] = ("fp8", "int8_sq", "nvfp4", "mxfp8")
+    kv_caches: ClassVar[tuple[str, ...] | None] = ()
     builds_engine: ClassVar[bool] = False
 
     def rules(self) -> Sequence[Rule]:
@@ -42,6 +50,23 @@ class EdgeLlmTarget(Target):
             lower_norms.LayerNormToLayerNormalization(),
             lower_linear.LinearToMatMul(),
         )
+
+    def quantized(self, model: QuantizedModel) -> QuantizedForm:
+        """Return the Q/DQ form of layers whose weights the runtime takes so; caches are float16.
+
+        Raises:
+            NoFormError: weight-only four-bit layers, or a quantized cache.
+        """
+        from edgellm_core.targets.onnx.quantized_linear import QuantizedLinearToMatMul
+        from edgellm_core.targets.onnx.quantized_recipes import linear_recipes
+
+        linears = list(model.linears.values())
+        lacking = {f"{linear.form.weight} weights" for linear in linears if linear.form.weight not in Q_DQ_WEIGHTS}
+        lacking |= {"an fp8 KV cache"} if model.caches else set()
+        if lacking:
+            raise NoFormError(self.name, lacking)
+        recipes = [recipe for linear in linears for recipe in linear_recipes(linear, model.element_type).values()]
+        return QuantizedForm(rules=[QuantizedLinearToMatMul(model)] if linears else (), recipes=tuple(recipes))
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse a checkpoint without tokenizer or chat template."""

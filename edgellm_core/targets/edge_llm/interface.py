@@ -6,13 +6,13 @@ a plain decoder.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
+from edgellm_core.surgery.rule import Editor, Expected, Rule, Stage, semantic
 from edgellm_core.targets.edge_llm.errors import InputNotExpressibleError, NotTokenMajorError
 
 if TYPE_CHECKING:
@@ -80,7 +80,12 @@ class EmbeddingToInput(Rule):
 
 
 class HeadToChosenTokens(Rule):
-    """``edgellm::Linear(x, head)`` → ``edgellm::Linear(Gather(x, logits_indices), head)``: only chosen tokens count."""
+    """``edgellm::Linear(x, head)`` → ``edgellm::Linear(Gather(x, logits_indices), head)``: only chosen tokens count.
+
+    It runs before layers are lowered, so that a quantized head is found too.
+    """
+
+    stage: ClassVar[Stage] = "clean"
 
     def expected(self, dimensions: GraphDimensions) -> Expected:
         """Once."""
@@ -89,7 +94,7 @@ class HeadToChosenTokens(Rule):
 
     def match(self, node: gs.Node, graph: gs.Graph) -> bool:
         """Match the last linear layer before the logits."""
-        if not semantic(node, "Linear") or node.inputs[0].name.startswith(f"{node.name}."):
+        if not semantic(node, "Linear") or any(_chooses(maker) for maker in node.inputs[0].inputs):
             return False
         return head_of(graph) is node
 
@@ -210,7 +215,7 @@ def _token_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
 
 def _turn(node: gs.Node) -> None:
     where = f"{node.name} ({node.op})"
-    if node.op in OF_TOKENS or node.name.endswith(("/chosen", "/heads")):
+    if node.op in OF_TOKENS or _chooses(node) or _joins_heads(node):
         return
     if node.op in ELEMENTWISE:
         if any(_rank(tensor) > 2 and not tensor.inputs for tensor in node.inputs):
@@ -229,6 +234,16 @@ def _turn(node: gs.Node) -> None:
         _last_of_input(node, where, axes_input=3)
         return
     raise NotTokenMajorError([where], "it depends on the axes of a batch")
+
+
+def _chooses(node: gs.Node) -> bool:
+    """Say whether a node takes the tokens whose logits are wanted."""
+    return bool(node.op == "Gather" and node.inputs[1].name == "logits_indices")
+
+
+def _joins_heads(node: gs.Node) -> bool:
+    """Say whether a node joins the heads of a plugin's output, whose first axis is the tokens already."""
+    return bool(node.op == "Reshape" and any(maker.op == "AttentionPlugin" for maker in node.inputs[0].inputs))
 
 
 def _rank(tensor: gs.Tensor) -> int:

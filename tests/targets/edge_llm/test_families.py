@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import edgellm_core
-from edgellm_core.errors import EdgellmError, NoFormError
+from edgellm_core.errors import EdgellmError
 from edgellm_core.targets.edge_llm.errors import AttentionNotExpressibleError, InputNotExpressibleError
 
 NO_NORM = {"use_qk_norm": False}
@@ -50,11 +52,6 @@ def test_other_precisions_are_refused(edge_llm, tmp_path, precision):
         edgellm_core.build(edge_llm("llama").checkpoint, tmp_path / "out", target="edge-llm", precision=precision)
 
 
-def test_schemes_are_refused_before_anything_long(edge_llm, tmp_path):
-    with pytest.raises(NoFormError, match="Target 'edge-llm' has no form for int4_awq weights"):
-        edgellm_core.build(edge_llm("llama").checkpoint, tmp_path / "out", target="edge-llm", precision="int4_awq")
-
-
 def test_window_scale_and_norms_are_attributes(edge_llm):
     mistral, granite, qwen3 = edge_llm("mistral"), edge_llm("granite"), edge_llm("qwen3")
     hunyuan = edge_llm("hunyuan_v1_dense")
@@ -64,3 +61,15 @@ def test_window_scale_and_norms_are_attributes(edge_llm):
     flags = ("enable_qk_norm", "qk_norm_post_rope")
     stated = [tuple(built.plugins[0][flag] for flag in flags) for built in (granite, qwen3, hunyuan)]
     assert stated == [(0, 0), (1, 0), (1, 1)]
+
+
+def test_windows_differ_by_layer(edge_llm):
+    built = edge_llm("qwen2")
+    windows = [one["sliding_window_size"] for one in built.plugins]
+    stated = json.loads((built.checkpoint / "config.json").read_text(encoding="utf-8"))
+    sliding = [kind == "sliding_attention" for kind in stated["layer_types"]]
+    assert 0 < sum(sliding) < len(sliding)
+    assert windows == [stated["sliding_window"] if one else -1 for one in sliding]
+    config = json.loads((built.bundle.llm / "config.json").read_text(encoding="utf-8"))
+    assert config["attention_layer_types"] == stated["layer_types"]
+    assert config["sliding_window_size"] == stated["sliding_window"]
