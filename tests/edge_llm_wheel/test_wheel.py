@@ -83,6 +83,13 @@ def changed_weight(model):
     tensor.raw_data = bytes(raw)
 
 
+def wider_epsilon(model):
+    node = next(node for node in model.graph.node if node.op_type == "ReduceMean")
+    name = next(one for one in model.graph.node if node.output[0] in one.input).input[1]
+    tensor = next(item for item in model.graph.initializer if item.name == name)
+    tensor.raw_data = np.float32(1e-3).tobytes()
+
+
 def nudged_norm(model):
     tensor = next(item for item in model.graph.initializer if "input_layernorm" in item.name)
     raw = bytearray(tensor.raw_data)
@@ -99,6 +106,7 @@ def nudged_norm(model):
         (wider_output, [("output", "0")]),
         (older_opset, [("opset", "ai.onnx")]),
         (changed_weight, [("weight", "layers.0.qkv weight")]),
+        (wider_epsilon, [("weight", "norms epsilon")]),
         (nudged_norm, [("rounding", "channels.0 weight")]),
     ],
 )
