@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,7 +15,7 @@ from tests.edge_llm_wheel.graph import PLUGIN_DOMAIN, ROUNDING_DOMAIN, Graph, at
 from tests.edge_llm_wheel.weights import exported_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tests.edge_llm_wheel.weights import Weights
@@ -26,7 +25,7 @@ Category = Literal["opset", "input", "output", "plugin", "config", "file", "weig
 ROUNDING: Final = "rounding"
 """A float that differs by at most one unit in its last place of float16, or of the narrower type."""
 
-SHOWN_FILES: Final = (
+FILES: Final = (
     "config.json",
     "embedding.safetensors",
     "tokenizer.json",
@@ -164,7 +163,7 @@ def compare_configs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Itera
 
 def compare_files(ours: Path, theirs: Path) -> Iterator[Difference]:
     """Yield files that are missing, another chat template, and another embedding table."""
-    for name in SHOWN_FILES:
+    for name in FILES:
         if (theirs / name).is_file() and not (ours / name).is_file():
             yield Difference("file", name, "nothing", "a file")
     templates = [path / "chat_template.jinja" for path in (ours, theirs)]
@@ -220,8 +219,3 @@ def places(array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         pattern = array.astype(np.float16).view(np.int16).astype(np.int64)
     return np.where(pattern < 0, -(pattern & 0x7FFF), pattern)
-
-
-def by_category(differences: Sequence[Difference]) -> dict[str, int]:
-    """Return the number of differences of each category."""
-    return dict(Counter(difference.category for difference in differences))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -58,6 +59,8 @@ def stored_weights(directory: Path) -> Weights:
     channels.append(float16(tensors["model.norm.weight"]))
     head = "lm_head" if "lm_head.weight" in tensors else "model.embed_tokens"
     found["head"] = stored_parts(tensors, head)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    found["norms"] = {"epsilon": np.full(len(channels), config["rms_norm_eps"], np.float32)}
     return found | {f"channels.{place}": {"weight": scale} for place, scale in enumerate(channels)}
 
 

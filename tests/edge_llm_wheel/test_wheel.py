@@ -1,4 +1,4 @@
-"""What the wheel exports is what the contract says, and holds what the checkpoint holds."""
+"""The wheel's exports are by the contract and hold what the checkpoint holds; ours differ from them as recorded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from edgellm_core.targets.edge_llm.fragment_packing import pack_fragments
 from tests.edge_llm_wheel.checkpoints import CASES
 from tests.edge_llm_wheel.compare import compare_exports, read_config
 from tests.edge_llm_wheel.contract import contract_differences
+from tests.edge_llm_wheel.results import read_results
+from tests.edge_llm_wheel.walk import our_record
 from tests.edge_llm_wheel.wheel import pack_all
 
 pytestmark = pytest.mark.wheel
@@ -25,6 +27,12 @@ LLAMA = ("llama", "fp16")
 @EVERY_CASE
 def test_its_export_is_what_the_contract_says(case, theirs, checkpoints):
     assert [str(one) for one in contract_differences(theirs[case], checkpoints[case], case[0])] == []
+
+
+@EVERY_CASE
+def test_our_export_is_as_recorded(case, theirs, checkpoints, tmp_path):
+    record = our_record(checkpoints[case], tmp_path / "ours", theirs[case])
+    assert record == read_results()["cases"]["-".join(case)]["ours"]
 
 
 def test_our_packer_writes_the_bits_of_the_wheels(wheel_python, tmp_path):
@@ -75,6 +83,13 @@ def changed_weight(model):
     tensor.raw_data = bytes(raw)
 
 
+def wider_epsilon(model):
+    node = next(node for node in model.graph.node if node.op_type == "ReduceMean")
+    name = next(one for one in model.graph.node if node.output[0] in one.input).input[1]
+    tensor = next(item for item in model.graph.initializer if item.name == name)
+    tensor.raw_data = np.float32(1e-3).tobytes()
+
+
 def nudged_norm(model):
     tensor = next(item for item in model.graph.initializer if "input_layernorm" in item.name)
     raw = bytearray(tensor.raw_data)
@@ -91,6 +106,7 @@ def nudged_norm(model):
         (wider_output, [("output", "0")]),
         (older_opset, [("opset", "ai.onnx")]),
         (changed_weight, [("weight", "layers.0.qkv weight")]),
+        (wider_epsilon, [("weight", "norms epsilon")]),
         (nudged_norm, [("rounding", "channels.0 weight")]),
     ],
 )

@@ -53,6 +53,7 @@ def exported_weights(graph: Graph) -> Weights:
         found |= {f"layers.{index}.{role}": parts for role, parts in mlp_roles(graph, layer)}
     found["head"] = parts_of(graph, head)
     found |= {f"channels.{place}": {"weight": scale} for place, scale in enumerate(channel_scales(graph))}
+    found["norms"] = {"epsilon": np.array(epsilons(graph), np.float32)}
     return found
 
 
@@ -151,6 +152,17 @@ def channel_scales(graph: Graph) -> list[np.ndarray]:
         constants = [graph.constant(name) for name in node.input if graph.is_constant(name)]
         if node.op_type in NORMS and len(constants) == 1 and constants[0].ndim == 1 and constants[0].size > 1:
             found += [] if np.all(constants[0] == 1) else constants
+    return found
+
+
+def epsilons(graph: Graph) -> list[float]:
+    """Return what each norm over the hidden state adds to the mean of the squares, in order."""
+    found = []
+    for node in graph.nodes:
+        if node.op_type == "RMSNormalization":
+            found.append(attributes(node)["epsilon"])
+        elif node.op_type == "Add" and getattr(graph.maker(node.input[0]), "op_type", "") == "ReduceMean":
+            found.append(float(graph.constant(node.input[1])))
     return found
 
 
