@@ -182,6 +182,8 @@ def write_section(name: str, lines: Sequence[str]) -> None:
     """Replace the measured table of one section of the page."""
     page = PAGE.read_text(encoding="utf-8")
     begin, end = (mark.replace("measured", f"measured {name}") for mark in (BEGIN, END))
+    if begin not in page:
+        page = f"{page}\n## {name.capitalize()}\n\n{begin}\n{end}\n"
     head, _, rest = page.partition(begin)
     PAGE.write_text("\n".join([head + begin, *lines, end + rest.partition(end)[2]]), encoding="utf-8")
 
