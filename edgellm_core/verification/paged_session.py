@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgellm_core.runtime.errors import GraphLoadError
-from edgellm_core.runtime.paged.attention_function import add_functions
+from edgellm_core.runtime.paged.functions import add_functions
 from edgellm_core.runtime.paged.session import EMBEDDED, PagedGraph
 from edgellm_core.verification.session import load_graph
 

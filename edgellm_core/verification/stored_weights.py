@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from edgellm_core.targets.edge_llm.fragment_packing import unpack_fragments
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -21,6 +23,9 @@ TYPES: Final = {
     17: torch.float8_e4m3fn, 21: torch.uint8, 22: torch.uint8, 23: torch.uint8,
 }  # fmt: skip
 """``onnx.TensorProto.DataType`` → type of its bytes."""
+
+INT8: Final = 3
+"""Four-bit weights in the fragments of target ``edge-llm``."""
 
 PAIRED: Final = (21, 22, 23)
 """UINT4, INT4 and FLOAT4E2M1: two in a byte, the first in the low four bits."""
@@ -59,6 +64,9 @@ def is_stored(name: str, layout: QuantizationLayout) -> bool:
 
 
 def _equal(tensor: onnx.TensorProto, folder: Path, stored: torch.Tensor, form: LinearFormat | None) -> bool:
+    if form is not None and form.weight == "int4" and tensor.data_type == INT8:
+        rows = unpack_fragments(_read(tensor, folder).numpy(), 2 * stored.shape[0], stored.shape[1])
+        return torch.equal(torch.from_numpy(rows), stored)
     if form is not None and form.weight in ("int4", "uint4") and stored.dim() == 2:
         suffix = tensor.name.rpartition(".")[2]
         # pairs of outputs [out / 2, in] → [out, in] → the graph's [in, out]

@@ -7,23 +7,17 @@ or before itself, at most ``sliding_window_size`` of them. Numbers are float32 i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.runtime.errors import PluginAttributeError
+from edgellm_core.runtime.paged.function_body import FLOAT, FLOAT16, INT64, FunctionBody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import onnx
 
-PLUGIN: Final = "AttentionPlugin"
-DOMAIN: Final = "trt_edgellm"
 PAGE_TOKENS: Final = 128
-OPSET: Final = 23
-
-FLOAT, FLOAT16, INT64, BOOL = 1, 10, 7, 9
-"""``onnx.TensorProto.DataType``."""
 
 LOWEST: Final = -3.0e38
 """Logit of a key that a token does not see."""
@@ -32,35 +26,12 @@ BEFORE: Final = ("qkv", "pool", "query_lengths", "rope", "past_lengths", "page_t
 AFTER: Final = ("query_start_offsets", "sequence_lengths", "phase", "context_count")
 
 
-def add_functions(model: onnx.ModelProto) -> None:
-    """Give a graph a function for each kind of attention that it has; the nodes call them afterwards.
-
-    Args:
-        model: changed in place; each node of the plugin keeps its inputs and outputs.
-    """
-    from onnx import helper
-
-    functions: dict[str, onnx.FunctionProto] = {}
-    for node in model.graph.node:
-        if node.op_type != PLUGIN:
-            continue
-        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        key = repr(sorted(attributes.items()))
-        if key not in functions:
-            functions[key] = attention_function(f"{PLUGIN}_{len(functions)}", attributes)
-        node.op_type = functions[key].name
-        del node.attribute[:]
-    model.functions.extend(functions.values())
-
-
 def attention_function(name: str, attributes: Mapping[str, Any]) -> onnx.FunctionProto:
     """Return the function of a node with these attributes.
 
     Raises:
         PluginAttributeError: an attribute asks for what target ``edge-llm`` never writes.
     """
-    from onnx import helper
-
     for flag in _NEVER:
         if attributes[flag]:
             raise PluginAttributeError(flag)
@@ -68,10 +39,7 @@ def attention_function(name: str, attributes: Mapping[str, Any]) -> onnx.Functio
     optional += ["sinks"] if attributes["enable_attention_sink"] else []
     body = _Body(attributes)
     body.write()
-    return helper.make_function(
-        DOMAIN, name, [*BEFORE, *optional, *AFTER], ["attended", "present"], body.nodes,
-        [helper.make_opsetid("", OPSET)],
-    )  # fmt: skip
+    return body.function(name, [*BEFORE, *optional, *AFTER], ["attended", "present"])
 
 
 _NEVER: Final = (
@@ -80,37 +48,12 @@ _NEVER: Final = (
 )  # fmt: skip
 
 
-@dataclass
-class _Body:
-    """Writes the nodes of the function.
+class _Body(FunctionBody):
+    """Writes the nodes of the function."""
 
-    Attributes:
-        attributes: of the plugin's node.
-        nodes: in order.
-    """
-
-    attributes: Mapping[str, Any]
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-
-    def op(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
-        """Write a node and return its output."""
-        from onnx import helper
-
-        out = out or f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
-        return out
-
-    def ints(self, *values: int) -> str:
-        """Return an int64 vector."""
-        return self.op("Constant", value_ints=list(values))
-
-    def number(self, value: float) -> str:
-        """Return a float32 scalar."""
-        return self.op("Constant", value_float=float(value))
-
-    def integer(self, value: int) -> str:
-        """Return an int64 scalar."""
-        return self.op("Constant", value_int=value)
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.attributes = attributes
 
     def write(self) -> None:
         """Write everything."""

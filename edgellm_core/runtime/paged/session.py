@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from edgellm_core.runtime.errors import GraphRunError
-from edgellm_core.runtime.paged.attention_function import add_functions
+from edgellm_core.runtime.paged.functions import add_functions
 from edgellm_core.runtime.paged.pages import PAGE_TOKENS, Pages
 from edgellm_core.runtime.paged.rope import rope_of
 from edgellm_core.runtime.session import STATE_TYPES, load_decoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from edgellm_core.contract import QuantizedForm, Target
 from edgellm_core.errors import NoFormError
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from edgellm_core.surgery.rule import Rule
 
 
-Q_DQ_WEIGHTS: Final = frozenset({"fp8", "int8", "nvfp4", "mxfp8"})
-"""Weights that the runtime takes as QuantizeLinear and DequantizeLinear, or TensorRT's own operators of that kind."""
-
-
 class EdgeLlmTarget(Target):
     """Tokens of all sequences as one list, ``trt_edgellm::AttentionPlugin`` over a paged KV cache, files beside it."""
 
@@ -33,17 +29,18 @@ class EdgeLlmTarget(Target):
     session: ClassVar[str] = "edgellm_core.runtime.paged.session:PagedSession"
     graph_session: ClassVar[str] = "edgellm_core.verification.paged_session:PagedGraphSession"
     precisions: ClassVar[tuple[str, ...]] = ("fp16",)
-    schemes: ClassVar[tuple[str, ...] | None] = ("fp8", "int8_sq", "nvfp4", "mxfp8")
+    schemes: ClassVar[tuple[str, ...] | None] = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
     kv_caches: ClassVar[tuple[str, ...] | None] = ()
     builds_engine: ClassVar[bool] = False
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules; what they can't express they refuse by name."""
-        from edgellm_core.targets.edge_llm import fuse_attention, interface
+        from edgellm_core.targets.edge_llm import fuse_attention, interface, quantized_linear
         from edgellm_core.targets.onnx import lower_linear, lower_norms
 
         return (
             fuse_attention.AttentionToPlugin(),
+            quantized_linear.ConcatToQkvConcat(),
             interface.EmbeddingToInput(),
             interface.HeadToChosenTokens(),
             lower_norms.RMSNormToRMSNormalization(),
@@ -52,21 +49,17 @@ class EdgeLlmTarget(Target):
         )
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
-        """Return the Q/DQ form of layers whose weights the runtime takes so; caches are float16.
+        """Return plugins for int4 layers and the Q/DQ form of others; caches are float16.
 
         Raises:
-            NoFormError: weight-only four-bit layers, or a quantized cache.
+            NoFormError: a kind of weight that the runtime does not take, or a quantized cache.
+            UnalignedInt4Error: an int4 layer whose size the plugin does not take.
         """
-        from edgellm_core.targets.onnx.quantized_linear import QuantizedLinearToMatMul
-        from edgellm_core.targets.onnx.quantized_recipes import linear_recipes
+        from edgellm_core.targets.edge_llm.quantized_linear import quantized_linears
 
-        linears = list(model.linears.values())
-        lacking = {f"{linear.form.weight} weights" for linear in linears if linear.form.weight not in Q_DQ_WEIGHTS}
-        lacking |= {"an fp8 KV cache"} if model.caches else set()
-        if lacking:
-            raise NoFormError(self.name, lacking)
-        recipes = [recipe for linear in linears for recipe in linear_recipes(linear, model.element_type).values()]
-        return QuantizedForm(rules=[QuantizedLinearToMatMul(model)] if linears else (), recipes=tuple(recipes))
+        if model.caches:
+            raise NoFormError(self.name, {"an fp8 KV cache"})
+        return quantized_linears(self.name, model)
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse a checkpoint without tokenizer or chat template."""

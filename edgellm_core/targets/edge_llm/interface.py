@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from edgellm_core.surgery.rule import Editor, Expected, Rule, Stage, semantic
 from edgellm_core.targets.edge_llm.errors import InputNotExpressibleError, NotTokenMajorError
+from edgellm_core.targets.edge_llm.quantized_linear import give_int4_three_axes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,7 +188,7 @@ LAST_AXIS: Final = {
 """Operators that work along one axis → the attribute that names it."""
 
 REDUCTIONS: Final = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL2"})
-OF_TOKENS: Final = frozenset({"AttentionPlugin", "MatMul"})
+OF_TOKENS: Final = frozenset({"AttentionPlugin", "Int4GroupwiseGemmPluginV2", "MatMul", "QkvConcatPlugin"})
 
 
 def _make_token_major(graph: gs.Graph) -> None:
@@ -202,6 +203,7 @@ def _make_token_major(graph: gs.Graph) -> None:
         for tensor in node.outputs:
             if id(tensor) not in kept:
                 tensor.shape = None
+    give_int4_three_axes(graph)
 
 
 def _token_nodes(graph: gs.Graph) -> Iterator[gs.Node]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from edgellm_core.contract import QuantizedForm
@@ -14,7 +13,6 @@ from edgellm_core.errors import NoFormError
 from edgellm_core.surgery.rule import Rule
 from edgellm_core.targets.edge_llm.fragment_packing import FragmentPacking, packed_shape, require_alignment
 from edgellm_core.targets.onnx.quantized_linear import (
-    TRT_DOMAIN,
     OperandWriter,
     QuantizedLinearToMatMul,
 )
@@ -27,10 +25,6 @@ if TYPE_CHECKING:
 
 PLUGIN_DOMAIN: Final = "trt_edgellm"
 INT4_PLUGIN: Final = "Int4GroupwiseGemmPluginV2"
-
-INPUT_SCALE_16: Final = "input_scale.float16"
-"""Suffix of the scale with which the scales of an nvfp4 input's blocks are dequantized, in float16 so that the input is
-float16 again (TensorRT-Edge-LLM 0.11, ``onnx/dynamo_translations.py``)."""
 
 TAKEN: Final = ("fp8", "int8", "int4", "nvfp4", "mxfp8")
 """Kinds of weight that the runtime takes; its int4 plugin knows no zero points."""
@@ -67,9 +61,6 @@ def plugin_recipes(linear: QuantizedLinear) -> dict[str, Recipe]:
         recipes["weight"] = replace(
             recipes["weight"], element_type="I8", shape=shape, packing=FragmentPacking(), transpose=False
         )
-    if linear.form.weight == "nvfp4" and "input_scale" in recipes:
-        scale = recipes["input_scale"]
-        recipes[INPUT_SCALE_16] = replace(scale, name=f"{linear.module}.{INPUT_SCALE_16}", element_type="F16")
     return recipes
 
 
@@ -90,30 +81,7 @@ class QuantizedLinearToPlugin(QuantizedLinearToMatMul):
     def writer(self, node: gs.Node, edit: Editor) -> OperandWriter:
         """Return what writes the operands of a layer."""
         linear = self._model.linears[node.inputs[1].name]
-        return _Writer(node=node, edit=edit, linear=linear, element_type="F16", recipes=plugin_recipes(linear))
-
-
-@dataclass(frozen=True)
-class _Writer(OperandWriter):
-    """Writes the operands of one layer; inputs in nvfp4 are dequantized to float16."""
-
-    def nvfp4_input(self, x: gs.Tensor) -> gs.Tensor:
-        """Return an input that was rounded to nvfp4."""
-        name, block = self.node.name, self.linear.form.block_size
-        rounded, scales = self.edit.nodes(
-            "TRT_FP4DynamicQuantize", [x, self.stored("input_scale")], [f"{name}.rounded", f"{name}.scales"],
-            name=f"{name}/rounded", domain=TRT_DOMAIN, axis=-1, block_size=block,
-            scale_type=onnx.TensorProto.FLOAT8E4M3FN,
-        )  # fmt: skip
-        [wide] = self.edit.nodes(
-            "DequantizeLinear", [scales, self.stored(INPUT_SCALE_16)], [f"{name}.input_scale"],
-            name=f"{name}/input_scale", domain=TRT_DOMAIN,
-        )  # fmt: skip
-        [value] = self.edit.nodes(
-            "DequantizeLinear", [rounded, wide], [f"{name}.input"], name=f"{name}/input", domain=TRT_DOMAIN,
-            axis=-1, block_size=block,
-        )  # fmt: skip
-        return value
+        return OperandWriter(node=node, edit=edit, linear=linear, element_type="F16", recipes=plugin_recipes(linear))
 
 
 def _write_plugin(writer: OperandWriter) -> None:

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from edgellm_core.runtime.errors import PluginAttributeError
-from edgellm_core.runtime.paged.attention_function import add_functions
+from edgellm_core.runtime.paged.functions import add_functions
 
 HEADS, KV_HEADS, SIZE, ROTARY = 4, 2, 8, 4
 ATTRIBUTES = {

@@ -1,0 +1,57 @@
+"""Writes the body of an ONNX function, node by node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+
+DOMAIN: Final = "trt_edgellm"
+"""Domain of the plugins of TensorRT-Edge-LLM."""
+
+OPSET: Final = 23
+
+FLOAT, UINT8, INT32, INT64, FLOAT16 = 1, 2, 6, 7, 10
+"""``onnx.TensorProto.DataType``."""
+
+
+class FunctionBody:
+    """Collects the nodes of a function.
+
+    Attributes:
+        nodes: in order.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+
+    def op(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
+        """Write a node and return its output."""
+        from onnx import helper
+
+        out = out or f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
+        return out
+
+    def ints(self, *values: int) -> str:
+        """Return an int64 vector."""
+        return self.op("Constant", value_ints=list(values))
+
+    def number(self, value: float) -> str:
+        """Return a float32 scalar."""
+        return self.op("Constant", value_float=float(value))
+
+    def integer(self, value: int) -> str:
+        """Return an int64 scalar."""
+        return self.op("Constant", value_int=value)
+
+    def function(self, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.FunctionProto:
+        """Return the function of the nodes."""
+        from onnx import helper
+
+        return helper.make_function(
+            DOMAIN, name, list(inputs), list(outputs), self.nodes, [helper.make_opsetid("", OPSET)]
+        )
