@@ -53,7 +53,7 @@ class Subject:
 
     graph: onnx.ModelProto
     folder: Path
-    target: Target
+    target: Target = field(default_factory=OnnxTarget)
     directory: Path
     config: PreTrainedConfig
     whole_config: PreTrainedConfig

@@ -41,8 +41,6 @@ def fold_joins(model: onnx.ModelProto, parameters: Collection[str]) -> Joins:
     Returns:
         How the new names are made.
     """
-    from onnx import numpy_helper
-
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     made: Joins = {}
     kept = []
@@ -51,9 +49,13 @@ def fold_joins(model: onnx.ModelProto, parameters: Collection[str]) -> Joins:
         parts = [made.get(name) or ((Part(name),) if name in parameters else ()) for name in node.input]
         if node.op_type == "Concat" and axis == 0 and all(parts):
             made[node.output[0]] = tuple(part for one in parts for part in one)
-        elif node.op_type == "Gather" and axis == 0 and node.input[0] in parameters and node.input[1] in constants:
-            order = numpy_helper.to_array(constants[node.input[1]])
-            made[node.output[0]] = (Part(node.input[0], tuple(order.tolist())),)
+        elif (
+            node.op_type == "Gather"
+            and axis == 0
+            and node.input[0] in parameters
+            and (order := _order(constants.get(node.input[1])))
+        ):
+            made[node.output[0]] = (Part(node.input[0], order),)
         else:
             kept.append(node)
     del model.graph.node[:]
@@ -65,6 +67,17 @@ def fold_joins(model: onnx.ModelProto, parameters: Collection[str]) -> Joins:
     model.graph.value_info.extend(values)
     model.graph.initializer.extend(initializers)
     return {name: parts for name, parts in made.items() if name in used}
+
+
+def _order(indices: onnx.TensorProto | None) -> tuple[int, ...]:
+    """Return a constant that puts rows into another order; empty for anything else, like a choice of rows."""
+    from onnx import numpy_helper
+
+    array = numpy_helper.to_array(indices) if indices is not None else None
+    if array is None or array.ndim != 1:
+        return ()
+    order = tuple(array.tolist())
+    return order if sorted(order) == list(range(len(order))) else ()
 
 
 def join_recipes(recipes: Sequence[Recipe], joins: Mapping[str, tuple[Part, ...]]) -> list[Recipe]:
