@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measuring import Run, drop_from_page_cache, measure
+from measuring import Run, drop_from_page_cache, measure, median_run, table
 from random_checkpoints import Shape, write_checkpoint
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Bench:
 
     def say(self, title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Add a section with a table, and print it."""
-        lines = [f"## {title}", "", text, "", _row(header), _row(["---"] * len(header)), *map(_row, rows), ""]
+        lines = [f"## {title}", "", text, "", *table(header, rows), ""]
         self.sections.append("\n".join(lines))
         print(self.sections[-1], flush=True)
 
@@ -129,7 +128,7 @@ class Bench:
         for _ in range(ROUNDS):
             for name, command in commands.items():
                 runs[name].append(command())
-        middle = {name: _median(taken) for name, taken in runs.items()}
+        middle = {name: median_run(taken) for name, taken in runs.items()}
         base = middle[next(iter(middle))]
         rows = [
             [name, f"{run.seconds:.2f}", f"{run.seconds / base.seconds:.3f}", f"{run.cpu_seconds:.1f}",
@@ -181,15 +180,6 @@ class Bench:
         run = measure([self.peer / "bin" / "tensorrt-edgellm-export", model, out])
         shutil.rmtree(out)
         return run
-
-
-def _median(runs: Sequence[Run]) -> Run:
-    fields = ("seconds", "cpu_seconds", "peak_mb")
-    return Run(**{field: statistics.median(getattr(run, field) for run in runs) for field in fields})
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def make_peer(directory: Path) -> Path:

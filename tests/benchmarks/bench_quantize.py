@@ -14,7 +14,6 @@ import json
 import math
 import os
 import platform
-import statistics
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from measuring import Run, measure
+from measuring import Run, measure, median_run, table
 
 from edgellm_core.calibration.data import CalibrationDataSettings, calibration_set, held_out_set
 from edgellm_core.checkpoint.source import open_checkpoint
@@ -111,13 +110,13 @@ class Bench:
         rows = []
         for scheme, rounds in TIMED.items():
             taken = [(self.ours(scheme)[1], self.stock(scheme)[1]) for _ in range(rounds)]
-            ours, stock = (_median([pair[side] for pair in taken]) for side in (0, 1))
+            ours, stock = (median_run([pair[side] for pair in taken]) for side in (0, 1))
             rows.append(
                 [scheme, f"{ours.seconds:.1f}", f"{stock.seconds:.1f}", f"{ours.seconds / stock.seconds:.2f}",
                  f"{ours.peak_mb:.0f}", f"{stock.peak_mb:.0f}"]
             )  # fmt: skip
         header = ["scheme", "edgellm, s", "ModelOpt, s", "ratio", "edgellm, peak MB", "ModelOpt, peak MB"]
-        return _table(header, rows)
+        return table(header, rows)
 
     def quality(self) -> list[str]:
         """Return the table of size and quality."""
@@ -140,7 +139,7 @@ class Bench:
                     [f"{scheme}, {maker}", f"{score.share:.3f}", f"{score.perplexity:.2f}", f"{change:+.1%}",
                      f"{score.kl:.4f}", f"{score.top1:.1%}"]
                 )  # fmt: skip
-        return _table(["checkpoint", "linear weights", "perplexity", "change", "KL, nats", "top-1"], rows)
+        return table(["checkpoint", "linear weights", "perplexity", "change", "KL, nats", "top-1"], rows)
 
     def _makers(self, scheme: str) -> list[tuple[str, Path]]:
         made = [("ModelOpt", self.stock(scheme)[0]), ("edgellm", self.ours(scheme)[0])]
@@ -167,15 +166,6 @@ class Bench:
         out = self.scratch / "exported" / name
         measure([EDGELLM, "export", folder, "-o", out], self.environ)
         return out / "llm" / "model.onnx"
-
-
-def _median(runs: Sequence[Run]) -> Run:
-    fields = ("seconds", "cpu_seconds", "peak_mb")
-    return Run(**{field: statistics.median(getattr(run, field) for run in runs) for field in fields})
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 def write_section(name: str, lines: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -56,3 +57,14 @@ def drop_from_page_cache(directory: Path) -> None:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
+
+
+def median_run(runs: Sequence[Run]) -> Run:
+    """Return the median of each figure."""
+    fields = ("seconds", "cpu_seconds", "peak_mb")
+    return Run(**{field: statistics.median(getattr(run, field) for run in runs) for field in fields})
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]

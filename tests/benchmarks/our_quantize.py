@@ -5,25 +5,19 @@ python tests/benchmarks/our_quantize.py CHECKPOINT IDS.npy OUT --scheme fp8 [--g
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from stock_quantize import CONFIGS, Clock
+from stock_quantize import Clock, make_parser, peaks
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def main() -> None:
     """Quantize one checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("ids", type=Path, help="int64 [samples, length]")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--scheme", choices=CONFIGS, required=True)
-    parser.add_argument("--group-size", type=int)
-    parser.add_argument("--device", default="cpu")
-    print(json.dumps(run(parser.parse_args())))
+    print(json.dumps(run(make_parser(__doc__).parse_args())))
 
 
 def run(options: argparse.Namespace) -> dict[str, float]:
@@ -50,10 +44,7 @@ def run(options: argparse.Namespace) -> dict[str, float]:
     clock.lap("import")
     quantize_checkpoint(checkpoint, config, request, ids, options.out, fingerprint="", report=report)
     clock.lap("quantize and export")
-    taken = clock.laps | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
-    if options.device == "cuda":
-        taken["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
-    return taken
+    return clock.laps | peaks(options.device)
 
 
 if __name__ == "__main__":

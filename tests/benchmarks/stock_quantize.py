@@ -27,15 +27,21 @@ CONFIGS = {
 }
 
 
-def main() -> None:
-    """Quantize one checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the options that both quantizers take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("ids", type=Path, help="int64 [samples, length]")
     parser.add_argument("out", type=Path)
     parser.add_argument("--scheme", choices=CONFIGS, required=True)
     parser.add_argument("--group-size", type=int)
     parser.add_argument("--device", default="cpu")
+    return parser
+
+
+def main() -> None:
+    """Quantize one checkpoint."""
+    parser = make_parser(__doc__)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
@@ -69,10 +75,17 @@ def run(options: argparse.Namespace) -> dict[str, float]:
     clock.lap("quantize")
     export_hf_checkpoint(model, dtype=torch.float16, export_dir=str(options.out))
     clock.lap("export")
-    taken = clock.laps | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
-    if options.device == "cuda":
-        taken["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
-    return taken
+    return clock.laps | peaks(options.device)
+
+
+def peaks(device: str) -> dict[str, float]:
+    """Return peak memory of this process, and of the GPU if it computes there, in MB (10^6 bytes)."""
+    found = {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
+    if device == "cuda":
+        import torch
+
+        found["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return found
 
 
 def set_group_size(config: dict[str, Any], group_size: int) -> None:
