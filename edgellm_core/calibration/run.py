@@ -131,7 +131,8 @@ class _Run:
         passes = depth - finished + (self.plan.head is not None)
         pace = Pace(report=report, total=max(passes, 1) * samples, samples=samples, started=time.perf_counter())
         for index in range(finished, depth):
-            self._layer(index, pace, (index - finished) * samples)
+            with self.stack.reader.kept():
+                self._layer(index, pace, (index - finished) * samples)
         if self.plan.head is not None:
             self._head(pace, (depth - finished) * samples)
         else:
@@ -144,10 +145,6 @@ class _Run:
             self.forward.run(index, StatisticsCollector({}, self._measured), None, 0, {})
 
     def _layer(self, index: int, pace: Pace, done: int) -> None:
-        with self.stack.reader.kept():
-            self._quantize_layer(index, pace, done)
-
-    def _quantize_layer(self, index: int, pace: Pace, done: int) -> None:
         import torch
 
         path = self.stack.layer_path(index)
