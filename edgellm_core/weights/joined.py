@@ -88,7 +88,7 @@ def join_recipes(recipes: Sequence[Recipe], joins: Mapping[str, tuple[Part, ...]
         joins: what :func:`fold_joins` returned.
 
     Raises:
-        RecipeMismatchError: a parameter that is itself made of several tensors would be reordered.
+        RecipeMismatchError: a parameter that is itself made of several tensors would be reordered, or cut.
     """
     by_name = {recipe.name: recipe for recipe in recipes}
     return [_joined(name, [(by_name[part.parameter], part.order) for part in parts]) for name, parts in joins.items()]
@@ -98,7 +98,7 @@ def _joined(name: str, parts: Sequence[tuple[Recipe, tuple[int, ...]]]) -> Recip
     first = parts[0][0]
     shape = (sum(recipe.shape[0] for recipe, _ in parts), *first.shape[1:])
     for recipe, order in parts:
-        if order and len(recipe.sources) > 1:
+        if order and (len(recipe.sources) > 1 or len(order) != recipe.shape[0]):
             raise RecipeMismatchError(name, shape, [(source, recipe.shape) for source in recipe.sources])
     orders = tuple(order for recipe, order in parts for _ in recipe.sources)
     return Recipe(

@@ -70,3 +70,17 @@ def test_parts_of_several_tensors_keep_their_order():
     assert joined.sources == ("a.0", "a.1", "b")
     with pytest.raises(RecipeMismatchError):
         join_recipes([made], {"t": (Part("a", (1, 0, 2, 3)),)})
+
+
+def test_an_order_of_some_rows_is_refused():
+    with pytest.raises(RecipeMismatchError, match="t"):
+        join_recipes([_recipe("a", (4, 2))], {"t": (Part("a", (1, 0)),)})
+
+
+@pytest.mark.parametrize("indices", [np.array(2), np.array([[0, 1]]), np.array([0, 0]), np.array([0, 2])])
+def test_a_choice_of_rows_stays_in_the_graph(indices):
+    gather = helper.make_node("Gather", ["a", "order"], ["chosen"], axis=0)
+    order = numpy_helper.from_array(indices, "order")
+    model = onnx.ModelProto(graph=onnx.GraphProto(node=[gather], initializer=[order]))
+    assert fold_joins(model, {"a"}) == {}
+    assert [node.op_type for node in model.graph.node] == ["Gather"]
