@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -11,7 +10,7 @@ from edgellm_core.runtime.errors import OtherTargetError, PromptTooLongError
 from edgellm_core.runtime.generate import Timings, generate
 from edgellm_core.runtime.sampling import Sampler, SamplingSettings
 from edgellm_core.runtime.tokenizer import BundleTokenizer, read_json_object
-from edgellm_core.targets import BUILT_IN, find_target
+from edgellm_core.targets import BUILT_IN, find_target, load_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -147,8 +146,7 @@ def _session_class(bundle: Bundle) -> type[DecoderSession]:
     """
     if bundle.manifest.target not in BUILT_IN:
         raise OtherTargetError("edgellm run", bundle.directory, bundle.manifest.target)
-    module, _, name = find_target(bundle.manifest.target, {}).session.partition(":")
-    session: type[DecoderSession] = getattr(importlib.import_module(module), name)
+    session: type[DecoderSession] = load_class(find_target(bundle.manifest.target, {}).session)
     return session
 
 

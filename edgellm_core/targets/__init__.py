@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.errors import InvalidSettingError, NoFormError, UnknownNameError
 
@@ -65,6 +65,15 @@ def find_target(name: str, brought: Mapping[str, type[Target]]) -> Target:
         return brought[name]()
     if name not in BUILT_IN:
         raise UnknownNameError("target", name, {*BUILT_IN, *brought})
-    module, _, attribute = BUILT_IN[name].partition(":")
-    target: type[Target] = getattr(importlib.import_module(module), attribute)
-    return target()
+    target: Target = load_class(BUILT_IN[name])()
+    return target
+
+
+def load_class(reference: str) -> Any:
+    """Import a class when it is used.
+
+    Args:
+        reference: ``module:class``, as targets name what runs their graphs.
+    """
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import importlib.metadata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from edgellm_core.targets import load_class
 from edgellm_core.targets.onnx import OnnxTarget
 from edgellm_core.verification.tolerances import QUANTIZED
 
@@ -73,8 +73,7 @@ class Subject:
         Raises:
             EdgellmError: it can't be loaded.
         """
-        module, _, name = self.target.graph_session.partition(":")
-        session: type[GraphSession] = getattr(importlib.import_module(module), name)
+        session: type[GraphSession] = load_class(self.target.graph_session)
         return session(self.graph, self.folder, extra=extra, widened=widened)
 
     @property

@@ -11,13 +11,12 @@ from edgellm_core.surgery.rule import SEMANTIC_DOMAIN, Editor, Expected, Rule, s
 from edgellm_core.targets.edge_llm.attention_pattern import AttentionPattern, Stream, read_attention, whole_projection
 from edgellm_core.targets.edge_llm.errors import SeveralRopesError
 from edgellm_core.targets.edge_llm.interface import PAGE_TOKENS, PAST, PRESENT, TOKENS, runtime_input
+from edgellm_core.targets.edge_llm.quantized_linear import PLUGIN_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgellm_core.contract import GraphDimensions
-
-DOMAIN: Final = "trt_edgellm"
 
 FIXED: Final[dict[str, Any]] = {
     "enable_tree_attention": 0,
@@ -64,7 +63,7 @@ class AttentionToPlugin(Rule):
         inputs += [runtime_input(name, edit) for name in _AFTER]
         heads, present = edit.nodes(
             "AttentionPlugin", inputs, [f"{node.name}.heads", f"{PRESENT}{pattern.layer}"],
-            name=node.name, domain=DOMAIN, **_attributes(pattern),
+            name=node.name, domain=PLUGIN_DOMAIN, **_attributes(pattern),
         )  # fmt: skip
         query = pattern.query
         heads.dtype, heads.shape = qkv.dtype, [TOKENS, query.heads, query.head_dim]
