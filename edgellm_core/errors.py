@@ -72,3 +72,8 @@ class InvalidSettingError(UserError):
     def __init__(self, setting: str, requirement: str, value: object, remedy: str) -> None:
         """Build ``--max-input-len must be …; got …. <remedy>``."""
         super().__init__(f"{setting} {requirement}; got {value}. {remedy}")
+
+
+def one_line(error: object) -> str:
+    """Return the message of another library's exception in one line, without the full stop."""
+    return " ".join(str(error).split()).rstrip(".")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.engine.errors import EngineBuildError, GraphParseError, ZeroPointsError
 from edgellm_core.engine.profiles import Profile, ProfileLimits, input_ranges, make_profiles
+from edgellm_core.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,11 +177,6 @@ def _make_logger(trt: Any, report: Reporter) -> Any:
             return one_line(self._errors[0]) if self._errors else "it gave no reason"
 
     return Logger()
-
-
-def one_line(message: str) -> str:
-    """Return a message of the builder on one line, without a full stop at its end."""
-    return " ".join(message.split()).rstrip(".")
 
 
 @contextmanager

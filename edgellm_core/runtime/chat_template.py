@@ -10,6 +10,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import ChatTemplateError, NoChatTemplateError, TokenizerFileError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def render_chat(
         )
     except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # the code of a template can fail in any of these ways
-        raise ChatTemplateError(" ".join(str(error).split()).rstrip(".")) from error
+        raise ChatTemplateError(one_line(error)) from error
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

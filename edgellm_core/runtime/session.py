@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import GraphContractError, GraphLoadError, GraphRunError
 from edgellm_core.runtime.prefill import split_steps, step_size
 
@@ -158,7 +159,7 @@ class DecoderSession:
         try:
             logits, *new = self._session.run_with_ort_values(self._outputs, feeds)
         except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
-            raise GraphRunError(self._path, " ".join(str(error).split()).rstrip(".")) from error
+            raise GraphRunError(self._path, one_line(error)) from error
         names = (state.name for state in self._states)
         return logits.numpy().astype(np.float32, copy=False), dict(zip(names, new, strict=True))
 
@@ -238,7 +239,7 @@ def load_decoder(
             source = model.SerializeToString()
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]), raised
     except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
-        raise GraphLoadError(path, " ".join(str(error).split()).rstrip(".")) from error
+        raise GraphLoadError(path, one_line(error)) from error
 
 
 def read_small_tensors(model: onnx.ModelProto, folder: Path) -> None:

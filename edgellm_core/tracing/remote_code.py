@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgellm_core.checkpoint.own_code import CONFIG_KEY, MODEL_KEY, own_classes
+from edgellm_core.errors import one_line
 from edgellm_core.tracing.errors import FailedCodeError, UntrustedCodeError
 
 if TYPE_CHECKING:
@@ -51,6 +52,6 @@ def _load(directory: Path, key: str, reference: str | None) -> type[Any]:
     try:
         found: type[Any] = get_class_from_dynamic_module(reference, directory, local_files_only=True)
     except Exception as error:  # the code of a checkpoint can raise any class
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = one_line(error)
         raise FailedCodeError(directory, f"{reference} raised {type(error).__name__}: {reason}") from error
     return found

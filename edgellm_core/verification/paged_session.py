@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import GraphLoadError
 from edgellm_core.runtime.paged.functions import add_functions
 from edgellm_core.runtime.paged.session import EMBEDDED, PagedGraph
@@ -43,6 +44,6 @@ class PagedGraphSession(PagedGraph):
         try:
             session = load_graph(graph, folder, shown, widened=widened)
         except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
-            reason = " ".join(str(error).split()).rstrip(".")
+            reason = one_line(error)
             raise GraphLoadError(folder / "model.onnx", reason) from error
         super().__init__(session, folder, extra=extra)

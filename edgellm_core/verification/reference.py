@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgellm_core.errors import one_line
 from edgellm_core.verification.cases import Recording, Step, decode_inputs, prefill_inputs
 from edgellm_core.verification.errors import ReferenceLoadError, ReferenceNotFiniteError
 
@@ -110,7 +111,7 @@ def _from_pretrained(
                 **options,
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ReferenceLoadError(subject.directory, " ".join(str(error).split()).rstrip(".")) from error
+        raise ReferenceLoadError(subject.directory, one_line(error)) from error
     model, info = loaded
     for kind in ("missing_keys", "mismatched_keys"):
         names = sorted(map(str, info[kind]))

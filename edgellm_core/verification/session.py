@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgellm_core.checkpoint.machine import available_memory
+from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import GraphLoadError, GraphRunError
 from edgellm_core.runtime.prefill import split_steps, step_size
 from edgellm_core.runtime.session import STATE_TYPES, read_small_tensors, state_output, state_value
@@ -57,7 +58,7 @@ class GraphSession:
         try:
             self._session = load_graph(model, folder, self._extra, widened=widened)
         except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
-            raise GraphLoadError(self._path, _one_line(error)) from error
+            raise GraphLoadError(self._path, one_line(error)) from error
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self._step_size = step_size(self._inputs["input_ids"].shape)
         self._state_names = [name for name in self._inputs if name.startswith("past_")]
@@ -107,7 +108,7 @@ class GraphSession:
         try:
             results = self._session.run_with_ort_values(names, feeds)
         except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
-            raise GraphRunError(self._path, _one_line(error)) from error
+            raise GraphRunError(self._path, one_line(error)) from error
         logits, states, shown = results[0], results[1 : 1 + len(self._states)], results[1 + len(self._states) :]
         self._states = dict(zip(self._state_names, states, strict=True))
         extra = {name: _as_float32(value) for name, value in zip(self._extra, shown, strict=True)}
@@ -117,10 +118,6 @@ class GraphSession:
 def _as_float32(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     array: np.ndarray[Any, np.dtype[np.float32]] = value.numpy().astype(np.float32, copy=False)
     return array
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
 
 
 def load_graph(model: onnx.ModelProto, folder: Path, extra: Sequence[str], *, widened: bool) -> Any:

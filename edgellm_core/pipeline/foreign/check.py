@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgellm_core.errors import one_line
 from edgellm_core.pipeline.foreign.errors import ChangedResultError, InputRunError, RewrittenRunError
 from edgellm_core.pipeline.foreign.random_inputs import index_limits, random_inputs
 from edgellm_core.pipeline.foreign.sizes import described, size_cases
@@ -177,8 +178,3 @@ def _described(expected: np.ndarray[Any, Any], result: np.ndarray[Any, Any]) -> 
     if not np.isfinite(difference):
         return "is infinite or no number at other places"
     return f"differs by {difference:.2g} of its largest value"
-
-
-def one_line(error: Exception) -> str:
-    """Return an exception's message in one line."""
-    return " ".join(str(error).split()).rstrip(".")

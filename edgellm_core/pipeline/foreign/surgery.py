@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from edgellm_core.errors import one_line
 from edgellm_core.events import Listener, Reporter, ignore_events, stage_events
 from edgellm_core.pipeline.foreign.errors import InvalidResultError, NoSurgeryForTargetError
 from edgellm_core.targets import find_target
@@ -156,8 +157,6 @@ def _operate(foreign: ForeignGraph, target: Target) -> tuple[onnx.ModelProto, di
 def _refuse_invalid(path: Path) -> None:
     """Refuse a file that ONNX's own checker refuses."""
     import onnx
-
-    from edgellm_core.pipeline.foreign.check import one_line
 
     try:
         onnx.checker.check_model(path)

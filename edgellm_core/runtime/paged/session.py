@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+from edgellm_core.checkpoint.safetensors_header import read_header
+from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import GraphRunError
 from edgellm_core.runtime.paged.functions import add_functions
 from edgellm_core.runtime.paged.pages import PAGE_TOKENS, Pages
@@ -119,7 +121,7 @@ class PagedGraph:
         try:
             results = self._session.run_with_ort_values(names, {**feeds, **self._pool})
         except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
-            raise GraphRunError(self._path, _one_line(error)) from error
+            raise GraphRunError(self._path, one_line(error)) from error
         self._pool = dict(zip(self._pools, results[1:], strict=False))
         shown = {name: value.numpy() for name, value in zip(self._shown, results[1 + len(self._pools) :], strict=True)}
         shown |= {EMBEDDED: embeds} if EMBEDDED in self._extra else {}
@@ -152,12 +154,12 @@ class PagedGraph:
         import onnxruntime
 
         for name, shape in self._pools.items():
+            old = self._pool[name].numpy() if name in self._pool else None
+            if old is not None and old.shape[1] == self._pages.count:
+                continue
             _, _, _, heads, size = shape
             pool = np.full((2, self._pages.count, PAGE_TOKENS, heads, size), UNWRITTEN, self._dtype)
-            if name in self._pool:
-                old = self._pool[name].numpy()
-                if old.shape == pool.shape:
-                    continue
+            if old is not None:
                 pool[:, : old.shape[1]] = old
             self._pool[name] = onnxruntime.OrtValue.ortvalue_from_numpy(pool)
 
@@ -193,15 +195,7 @@ def _padded(values: Array, real: Array) -> Logits:
     return whole
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
 def _embedding(folder: Path) -> Array:
     """Return the embedding table float16 ``[vocab, hidden]`` without reading it."""
-    path = folder / "embedding.safetensors"
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(length))["embedding"]
-    start, _ = entry["data_offsets"]
-    return np.memmap(path, np.float16, "r", offset=8 + length + start, shape=tuple(entry["shape"]))
+    entry = read_header(folder / "embedding.safetensors").tensors["embedding"]
+    return np.memmap(entry.file, np.float16, "r", offset=entry.offset, shape=entry.shape)
