@@ -56,6 +56,9 @@ TIMED = {"fp8": 3, "int4_awq": 1}
 GROUP = 64
 """The width of SmolLM2, 576, is a multiple of 64 and not of 128."""
 
+VARIANTS = {"fp8": [("--rounding", "compensated")], "int4_awq": [("--group-size", "32")]}
+"""Scheme → options with which it is scored as well."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -91,25 +94,33 @@ class Bench:
         self.text = data.source
         np.save(scratch / "ids.npy", data.ids)
 
-    def ours(self, scheme: str, *options: str) -> tuple[Path, Run]:
-        """Return our checkpoint and what it took."""
-        out = self.scratch / f"ours-{'-'.join((scheme, *options)).replace('-', '')}"
+    def ours(self, scheme: str, *options: str) -> Run:
+        """Write our checkpoint; return what it took."""
+        out = self.our_folder(scheme, *options)
         command = [EDGELLM, "quantize", self.original.directory, "-o", out, "--precision", scheme, "--force"]
         text = ["--calib-data", "builtin", "--calib-samples", str(SAMPLES), "--calib-length", str(LENGTH)]
-        return out, measure([*command, *text, "--no-cache", *options], self.environ)
+        return measure([*command, *text, "--no-cache", *options], self.environ)
 
-    def stock(self, scheme: str) -> tuple[Path, Run]:
-        """Return ModelOpt's checkpoint and what it took."""
-        out = self.scratch / f"stock-{scheme}"
+    def our_folder(self, scheme: str, *options: str) -> Path:
+        """Return where our checkpoint is."""
+        return self.scratch / f"ours-{'-'.join((scheme, *options)).replace('-', '')}"
+
+    def stock(self, scheme: str) -> Run:
+        """Write ModelOpt's checkpoint; return what it took."""
+        out = self.stock_folder(scheme)
         group = ["--group-size", str(GROUP)] if scheme == "int4_awq" else []
         command = [sys.executable, STOCK, self.original.directory, self.scratch / "ids.npy", out, "--scheme", scheme]
-        return out, measure([*command, *group], self.environ)
+        return measure([*command, *group], self.environ)
+
+    def stock_folder(self, scheme: str) -> Path:
+        """Return where ModelOpt's checkpoint is."""
+        return self.scratch / f"stock-{scheme}"
 
     def speed(self) -> list[str]:
         """Return the table of wall time and memory; the commands take turns."""
         rows = []
         for scheme, rounds in TIMED.items():
-            taken = [(self.ours(scheme)[1], self.stock(scheme)[1]) for _ in range(rounds)]
+            taken = [(self.ours(scheme), self.stock(scheme)) for _ in range(rounds)]
             ours, stock = (median_run([pair[side] for pair in taken]) for side in (0, 1))
             rows.append(
                 [scheme, f"{ours.seconds:.1f}", f"{stock.seconds:.1f}", f"{ours.seconds / stock.seconds:.2f}",
@@ -142,11 +153,14 @@ class Bench:
         return table(["checkpoint", "linear weights", "perplexity", "change", "KL, nats", "top-1"], rows)
 
     def _makers(self, scheme: str) -> list[tuple[str, Path]]:
-        made = [("ModelOpt", self.stock(scheme)[0]), ("edgellm", self.ours(scheme)[0])]
-        if scheme == "fp8":
-            made.append(("edgellm --rounding compensated", self.ours(scheme, "--rounding", "compensated")[0]))
-        if scheme == "int4_awq":
-            made.append(("edgellm --group-size 32", self.ours(scheme, "--group-size", "32")[0]))
+        """Return the checkpoints of a scheme by maker; those whose making was timed are there already."""
+        if not (stock := self.stock_folder(scheme)).is_dir():
+            self.stock(scheme)
+        made = [("ModelOpt", stock)]
+        for options in ((), *VARIANTS.get(scheme, ())):
+            if not (ours := self.our_folder(scheme, *options)).is_dir():
+                self.ours(scheme, *options)
+            made.append((" ".join(("edgellm", *options)), ours))
         return made
 
     def score(self, folder: Path, recording: TextRecording) -> Score:
