@@ -9,6 +9,7 @@ import click
 
 from edgellm_core.cli.options import held_out_options, quantization_options, source_options
 from edgellm_core.cli.progress import listening
+from edgellm_core.cli.tables import print_table
 
 if TYPE_CHECKING:
     from edgellm_core.report.comparison import Comparison
@@ -73,7 +74,6 @@ def compare(
 
 
 def _print_table(comparison: Comparison) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("precision", "MiB", "perplexity", "KL", "top-1", "build s", "tokens/s", box=None, pad_edge=False)
@@ -86,4 +86,4 @@ def _print_table(comparison: Comparison) -> None:
             quality = [f"{result.perplexity:.4g}", f"{result.kl:.3g}", f"{result.top1_agreement:.2%}"]
         speed = "–" if result.tokens_per_second is None else f"{result.tokens_per_second:.1f}"
         table.add_row(result.precision, f"{result.bytes / 2**20:.1f}", *quality, f"{result.build_seconds:.1f}", speed)
-    Console().print(table)
+    print_table(table)

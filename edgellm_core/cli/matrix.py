@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm_core.cli.tables import print_table
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -23,7 +25,7 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that select entries."""
     options = [
         click.option("--tier", help="l0 (CPU, tiny checkpoints) or l1 (real checkpoints, GPU)."),
-        click.option("--family", help="Only the entries of this family."),
+        click.option("--family", "families", multiple=True, help="Only the entries of these families."),
         click.option(
             "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
         ),
@@ -41,13 +43,12 @@ def matrix() -> None:
 @matrix.command("list")
 @selection_options
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
-def list_entries(plugin_paths: tuple[Path, ...], *, tier: str | None, family: str | None, as_json: bool) -> None:
+def list_entries(plugin_paths: tuple[Path, ...], *, tier: str | None, families: tuple[str, ...], as_json: bool) -> None:
     """Show the entries, and what the product does not have yet for some."""
-    cases = _select(plugin_paths, tier=tier, family=family)
+    cases = _select(plugin_paths, families, tier=tier)
     if as_json:
         click.echo(json.dumps([_case_json(case) for case in cases], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -57,7 +58,7 @@ def list_entries(plugin_paths: tuple[Path, ...], *, tier: str | None, family: st
     for case in cases:
         cells = (case.family, case.tier or "", str(case.entry), _state(case))
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))
-    Console().print(table)
+    print_table(table)
 
 
 @matrix.command("run")
@@ -72,7 +73,7 @@ def run_entries(
     plugin_paths: tuple[Path, ...],
     *,
     tier: str | None,
-    family: str | None,
+    families: tuple[str, ...],
     entry: str | None,
     engine: EngineChoice,
     jobs: int,
@@ -85,7 +86,7 @@ def run_entries(
     from edgellm_core.matrix.run import RunSettings
     from edgellm_core.matrix.spread import run_cases
 
-    cases = _select(plugin_paths, tier=tier or (None if entry else DEFAULT_TIER), family=family, entry=entry)
+    cases = _select(plugin_paths, families, tier=tier or (None if entry else DEFAULT_TIER), entry=entry)
     settings = RunSettings(engine=engine, plugin_paths=tuple(path.resolve() for path in plugin_paths))
     results = run_cases(cases, settings, jobs=jobs, scheduler=scheduler)
     told = list(_tell_each(results, len(cases), as_json=as_json))
@@ -96,12 +97,14 @@ def run_entries(
     _conclude(told, as_json=as_json)
 
 
-def _select(plugin_paths: Sequence[Path], **selection: str | None) -> list[MatrixCase]:
+def _select(plugin_paths: Sequence[Path], families: Sequence[str], **selection: str | None) -> list[MatrixCase]:
+    """Return the cases of each family, or of all."""
     from edgellm_core.host import PluginHost
     from edgellm_core.matrix.selection import select_cases
     from edgellm_core.registry import ModelRegistry
 
-    return select_cases(PluginHost.load(plugin_paths), ModelRegistry.load(), **selection)
+    host, registry = PluginHost.load(plugin_paths), ModelRegistry.load()
+    return [case for family in families or (None,) for case in select_cases(host, registry, family=family, **selection)]
 
 
 def _case_json(case: MatrixCase) -> dict[str, Any]:

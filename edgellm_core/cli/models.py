@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm_core.cli.tables import print_table
+
 if TYPE_CHECKING:
     from edgellm_core.registry import RegistryEntry
 
@@ -29,7 +31,6 @@ def list_models(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_entry_json(name, entry) for name, entry in entries.items()], indent=2))
         return
-    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -38,7 +39,7 @@ def list_models(*, as_json: bool) -> None:
     for name, entry in entries.items():
         cells = (name, entry.family, entry.hub, _precisions(entry, "verified"), _precisions(entry, "untested"))
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))
-    Console().print(table)
+    print_table(table)
 
 
 @models.command("show")

@@ -10,6 +10,7 @@ import click
 
 from edgellm_core.cli.plugins_new import new_pack
 from edgellm_core.cli.plugins_test import run_kit
+from edgellm_core.cli.tables import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,8 +58,8 @@ def _print_table(records: Sequence[PluginRecord]) -> None:
         claims = "\n".join(f"{claim.key} {claim.value}" for claim in record.claims)
         cells = (record.name, record.origin, record.version, ", ".join(record.families), claims, record.status)
         table.add_row(*(Text(cell) for cell in cells))
+    print_table(table)
     console = Console()
-    console.print(table)
     for record in records:
         for sentence in filter(None, (record.error, *record.notes)):
             console.print(Text(f"\n{record.name} ({record.origin}): {sentence}"), soft_wrap=True)

@@ -12,6 +12,7 @@ import click
 
 from edgellm_core.cli.options import trust_option
 from edgellm_core.cli.progress import listening
+from edgellm_core.cli.tables import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +128,6 @@ def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_
 
 def _print_table(result: VerificationResult) -> None:
     """Print one row for each check and prompt, then the whole."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("check", "prompt", "steps", "max_rel_err", "tokens equal", box=None, pad_edge=False)
@@ -139,8 +139,7 @@ def _print_table(result: VerificationResult) -> None:
         error = max(row.max_rel_err for row in rows)
         equal = "yes" if all(row.token_equal for row in rows) else "no (tie)"
         table.add_row(case, str(prompt + 1), str(len(rows)), f"{error:.2g}", equal)
-    console = Console()
-    console.print(table)
+    print_table(table)
     tokens = "equal greedy tokens" if result.greedy_tokens_equal else "greedy tokens that differ in ties only"
     click.echo(
         f"Passed: max_rel_err {result.max_rel_err:.2g} of {result.tolerance:g} allowed, top-1 "

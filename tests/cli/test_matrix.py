@@ -148,3 +148,9 @@ def test_bad_input_is_one_sentence_and_exit_code_1(monkeypatch, capsys, argument
     output = capsys.readouterr()
     assert "Traceback" not in output.err
     assert f"Error: {said}" in output.err or f"Error: Entry 'tiny-fp16-mxls64': {said}" in output.err
+
+
+def test_list_takes_several_families_and_cuts_no_line_of_a_file():
+    lines = CliRunner().invoke(edgellm, ["matrix", "list", "--family", "llama", "--family", "qwen3"]).output.splitlines()
+    assert {line.split()[0] for line in lines[1:]} == {"llama", "qwen3"}
+    assert all(len(line.split()) > 3 for line in lines)  # family, tier, entry and state on one line
