@@ -151,6 +151,7 @@ def test_bad_input_is_one_sentence_and_exit_code_1(monkeypatch, capsys, argument
 
 
 def test_list_takes_several_families_and_cuts_no_line_of_a_file():
-    lines = CliRunner().invoke(edgellm, ["matrix", "list", "--family", "llama", "--family", "qwen3"]).output.splitlines()
+    result = CliRunner().invoke(edgellm, ["matrix", "list", "--family", "llama", "--family", "qwen3"])
+    lines = result.output.splitlines()
     assert {line.split()[0] for line in lines[1:]} == {"llama", "qwen3"}
     assert all(len(line.split()) > 3 for line in lines)  # family, tier, entry and state on one line
