@@ -189,7 +189,9 @@ class Target:
         precisions: values of ``--precision`` for what is not quantized; empty for all.
         schemes: values of ``--precision`` that quantize and that it takes; None for all.
         kv_caches: values of ``--kv-cache`` that it takes; None for all.
-        builds_engine: whether ``--engine`` builds from the graph.
+        engine_form: ``module:Class`` that says how an engine is made of the graph; like the default,
+            ``edgellm_core.engine.form.EngineForm``.
+        builds_engine: whether ``--engine auto`` builds one; without it the runtime's own builder does, on the device.
     """
 
     name: ClassVar[str] = ""
@@ -200,6 +202,7 @@ class Target:
     precisions: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...] | None] = None
     kv_caches: ClassVar[tuple[str, ...] | None] = None
+    engine_form: ClassVar[str] = "edgellm_core.engine.form:EngineForm"
     builds_engine: ClassVar[bool] = True
 
     def rules(self) -> Sequence[Rule]:

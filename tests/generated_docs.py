@@ -110,7 +110,10 @@ def environment_section() -> str:
     """Return the environment variables that the code reads."""
     variables = [
         ("EDGELLM_PLUGINS", "Names of the plugins to load, with commas; empty loads none. Unset loads all."),
-        ("EDGELLM_PLUGIN_PATH", "Folders with plugins, separated as in PATH; they come after `--plugin-path`."),
+        (
+            "EDGELLM_PLUGIN_PATH",
+            "Folders with plugins, separated as in PATH, after `--plugin-path`; `.so` files are passed over.",
+        ),
         ("EDGELLM_TRACE", "`1` prints every hook call to standard error."),
         ("EDGELLM_CACHE", "Directory of traces and converted checkpoints; by default the user's cache directory."),
         ("HF_HOME", "Directory of huggingface_hub's downloads and login (read by huggingface_hub)."),

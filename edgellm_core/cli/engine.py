@@ -47,23 +47,27 @@ def engine(
     from edgellm_core.bundle import load_bundle
     from edgellm_core.cli.progress import listening
     from edgellm_core.engine.backend import choose_backend
-    from edgellm_core.engine.bundle_engine import add_engine
+    from edgellm_core.engine.bundle_engine import add_engine, bundle_limits
     from edgellm_core.engine.errors import NoBackendError
+    from edgellm_core.engine.form import engine_form
     from edgellm_core.events import stage_events
+    from edgellm_core.host import PluginHost
+    from edgellm_core.targets import find_target
 
     loaded = load_bundle(bundle, check_digests=not no_check)
+    limits = bundle_limits(loaded, max_batch_size=max_batch_size, max_input_len=max_input_len, max_seq_len=max_seq_len)
     with listening(as_json=as_json) as listener, stage_events("engine", listener) as report:
-        backend = choose_backend(choice, report, compute_capability=sm)
+        form = engine_form(find_target(loaded.manifest.target, PluginHost.load().targets()))
+        backend = choose_backend(choice, report, compute_capability=sm, allowed=form.backends)
         if backend is None:
             raise NoBackendError
         record = add_engine(
             loaded,
+            form=form,
             backend=backend,
             compute_capability=sm,
             report=report,
-            max_batch_size=max_batch_size,
-            max_input_len=max_input_len,
-            max_seq_len=max_seq_len,
+            limits=limits,
         )
     if not as_json:
         where = f"SM {record.compute_capability}" if record.compute_capability else "every RTX GPU since Ampere"

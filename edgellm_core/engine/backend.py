@@ -17,7 +17,7 @@ from edgellm_core.engine.gpu import find_gpus
 from edgellm_core.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from edgellm_core.events import Reporter
 
@@ -116,12 +116,16 @@ def known_compute_capabilities(module: Any) -> list[int]:
 
 
 def choose_backend(
-    requested: EngineChoice, report: Reporter, *, compute_capability: int | None = None
+    requested: EngineChoice,
+    report: Reporter,
+    *,
+    compute_capability: int | None = None,
+    allowed: Container[str] = ENGINE_CHOICES,
 ) -> Backend | None:
     """Decide which package builds the engine; None for no engine.
 
     ``auto`` is ``tensorrt`` where a GPU (of ``compute_capability``, if given) and the package are there, else
-    ``tensorrt-rtx`` where it is importable, else none; the choice is reported.
+    ``tensorrt-rtx`` where it is importable, else none, of those that are allowed; the choice is reported.
 
     Raises:
         UnknownNameError: ``requested`` is no choice.
@@ -136,7 +140,9 @@ def choose_backend(
         backend.load()
         return backend
     for backend in BACKENDS.values():
-        if not backend.installed() or (backend.needs_gpu and not _gpu_matches(compute_capability)):
+        if backend.name not in allowed or not backend.installed():
+            continue
+        if backend.needs_gpu and not _gpu_matches(compute_capability):
             continue
         try:
             backend.load()

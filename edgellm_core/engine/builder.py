@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.engine.errors import EngineBuildError, GraphParseError, ZeroPointsError
-from edgellm_core.engine.profiles import Profile, ProfileLimits, input_ranges, make_profiles
+from edgellm_core.engine.form import EngineForm, load_libraries
+from edgellm_core.engine.profiles import Profile, ProfileLimits, make_profiles
 from edgellm_core.errors import one_line
 
 if TYPE_CHECKING:
@@ -52,39 +53,46 @@ def build_engine(
     compute_capability: int | None,
     limits: ProfileLimits,
     report: Reporter,
+    form: EngineForm | None = None,
 ) -> EngineRecord:
     """Build ``out`` from ``onnx_path``, strongly typed: each tensor keeps the type that the graph gives it.
 
     Args:
-        onnx_path: graph of target ``onnx``; external data beside it.
+        onnx_path: the graph; external data beside it.
         out: the engine file, written under another name and renamed when it is whole.
         backend: package to build with (:func:`edgellm_core.engine.backend.choose_backend`).
         compute_capability: GPU architecture to build for, for example 120; None for the backend's default.
         limits: batch, prompt and sequence sizes that the engine must take.
         report: receives warnings as notes, and the elapsed time about once a second.
+        form: what the graph's target asks for; by default that of target ``onnx``.
 
     Raises:
         UserError: ``compute_capability`` can't be built for here (:meth:`Backend.target`).
         ZeroPointsError: the graph has four-bit weights with zero points.
         GraphParseError: the parser refused the graph.
-        UnexpectedGraphInputError: the graph has an input outside target ``onnx``.
+        UnexpectedGraphInputError: the graph has an input that its target has not.
+        EngineLibraryError: the library with its plugins is not here.
         EngineBuildError: the builder gave up.
     """
     target = backend.target(compute_capability)
     trt = backend.load()
+    form = form or EngineForm()
     began = report.seconds
+    _loaded = load_libraries(form.libraries(backend, target))  # until the engine is built
     log = _make_logger(trt, report)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, log, onnx_path, backend)
     allow_plain_attention(trt, network)
     config = builder.create_builder_config()
+    for feature in form.preview_features:
+        config.set_preview_feature(getattr(trt.PreviewFeature, feature), True)
     if not backend.needs_gpu and target is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target}"), 0)
     profiles = make_profiles(backend.profile_names, limits)
     for profile in profiles:
-        config.add_optimization_profile(_fill_profile(builder.create_optimization_profile(), network, profile))
+        config.add_optimization_profile(_fill_profile(builder.create_optimization_profile(), network, profile, form))
 
     architecture = f"SM {target}" if target else "every RTX GPU since Ampere"
     with elapsed_time(report, f"building for {architecture}"):
@@ -148,10 +156,10 @@ def allow_plain_attention(trt: Any, network: Any) -> int:
     return len(inputs)
 
 
-def _fill_profile(trt_profile: Any, network: Any, profile: Profile) -> Any:
+def _fill_profile(trt_profile: Any, network: Any, profile: Profile, form: EngineForm) -> Any:
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        trt_profile.set_shape(tensor.name, *input_ranges(tensor.name, tuple(tensor.shape), profile))
+        trt_profile.set_shape(tensor.name, *form.input_ranges(tensor.name, tuple(tensor.shape), profile))
     return trt_profile
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgellm_core.engine.builder import EngineRecord, build_engine
+from edgellm_core.engine.errors import OtherEngineBuilderError
 from edgellm_core.engine.profiles import limits_for_context
 from edgellm_core.events import peak_rss_mib
-from edgellm_core.runtime.errors import OtherTargetError
 from edgellm_core.runtime.text import context_length
 from edgellm_core.runtime.tokenizer import read_json_object
 
 if TYPE_CHECKING:
     from edgellm_core import bundle as bundles
     from edgellm_core.engine.backend import Backend
+    from edgellm_core.engine.form import EngineForm
+    from edgellm_core.engine.profiles import ProfileLimits
     from edgellm_core.events import Reporter
 
 ENGINE_NAME = "llm.engine"
@@ -22,12 +24,11 @@ ENGINE_NAME = "llm.engine"
 def add_engine(
     bundle: bundles.Bundle,
     *,
+    form: EngineForm,
     backend: Backend,
     compute_capability: int | None,
     report: Reporter,
-    max_batch_size: int | None = None,
-    max_input_len: int | None = None,
-    max_seq_len: int | None = None,
+    limits: ProfileLimits,
 ) -> EngineRecord:
     """Build ``llm/llm.engine`` of a bundle and write it into the manifest.
 
@@ -35,28 +36,21 @@ def add_engine(
     one enters it afterwards.
 
     Args:
-        bundle: a loaded bundle of target ``onnx``.
+        bundle: a loaded bundle.
+        form: what its target asks for.
         backend: package to build with.
         compute_capability: as :func:`build_engine`.
         report: as :func:`build_engine`.
-        max_batch_size: as :func:`limits_for_context`, with the model's context; None for the default.
-        max_input_len: likewise.
-        max_seq_len: likewise.
+        limits: what it has to take (:func:`bundle_limits`).
 
     Raises:
-        OtherTargetError: the bundle's graph is not for TensorRT's ONNX parser.
-        EdgellmError: as :func:`build_engine` and :func:`limits_for_context`.
+        OtherEngineBuilderError: the target's engines are built with another package.
+        EdgellmError: as :func:`build_engine`.
     """
     from edgellm_core.bundle import write_manifest
 
-    if bundle.manifest.target != "onnx":
-        raise OtherTargetError("edgellm engine", bundle.directory, bundle.manifest.target)
-    limits = limits_for_context(
-        context_length(read_json_object(bundle.llm / "config.json")),
-        max_batch_size=max_batch_size,
-        max_input_len=max_input_len,
-        max_seq_len=max_seq_len,
-    )
+    if backend.name not in form.backends:
+        raise OtherEngineBuilderError(bundle.manifest.target, backend.name, form.backends)
     without = _without_engine(bundle.manifest)
     if bundle.manifest.engine is not None:
         write_manifest(bundle.directory, without)
@@ -67,9 +61,27 @@ def add_engine(
         compute_capability=compute_capability,
         limits=limits,
         report=report,
+        form=form,
     )
-    write_manifest(bundle.directory, _with_engine(bundle, without, record))
+    changed = {f"llm/{name}" for name in form.write_settings(bundle.llm, limits)}
+    write_manifest(bundle.directory, _with_engine(bundle, without, record, changed))
     return record
+
+
+def bundle_limits(
+    bundle: bundles.Bundle, *, max_batch_size: int | None, max_input_len: int | None, max_seq_len: int | None
+) -> ProfileLimits:
+    """Fill in the limits that were not given, within the context of the bundle's model.
+
+    Raises:
+        InvalidSettingError: as :func:`limits_for_context`.
+    """
+    return limits_for_context(
+        context_length(read_json_object(bundle.llm / "config.json")),
+        max_batch_size=max_batch_size,
+        max_input_len=max_input_len,
+        max_seq_len=max_seq_len,
+    )
 
 
 def manifest_record(record: EngineRecord) -> bundles.EngineRecord:
@@ -99,11 +111,14 @@ def _without_engine(manifest: bundles.Manifest) -> bundles.Manifest:
     )
 
 
-def _with_engine(bundle: bundles.Bundle, without: bundles.Manifest, record: EngineRecord) -> bundles.Manifest:
+def _with_engine(
+    bundle: bundles.Bundle, without: bundles.Manifest, record: EngineRecord, changed: set[str]
+) -> bundles.Manifest:
+    """Return the manifest with the engine, and new digests of the files that changed."""
     from edgellm_core.bundle import StageRecord, file_records
 
-    known = {file.path: file.sha256 for file in without.files}
-    listed = {*known, f"llm/{ENGINE_NAME}"}
+    known = {file.path: file.sha256 for file in without.files if file.path not in changed}
+    listed = {*known, *changed, f"llm/{ENGINE_NAME}"}
     stage = StageRecord(name="engine", seconds=record.seconds, peak_rss_mib=round(peak_rss_mib(), 1), cached=False)
     changes: dict[str, Any] = {
         "engine": manifest_record(record),

@@ -110,9 +110,30 @@ class UnexpectedGraphInputError(EdgellmError):
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         """Build ``Graph input 'x' [-1, 3] is none of …``."""
         super().__init__(
-            f"Graph input {name!r} with shape {list(shape)} (-1 is dynamic) is no input of target 'onnx', so its "
-            "range is unknown. Use --engine none, or name it input_ids, attention_mask, position_ids, "
-            "past_key_values.* or past_state.*."
+            f"Graph input {name!r} with shape {list(shape)} (-1 is dynamic) is no input of its target, so its "
+            "range is unknown. Use --engine none."
+        )
+
+
+class OtherEngineBuilderError(UserError):
+    """No engine of a target can be built with the package that was asked for."""
+
+    def __init__(self, target: str, engine: str, backends: Sequence[str]) -> None:
+        """Name the package and those that can."""
+        super().__init__(
+            f"Engines of target {target!r} are built with {' or '.join(backends)}; got --engine {engine}. "
+            "Choose that, auto or none."
+        )
+
+
+class EngineLibraryError(UserError):
+    """The plugins of a graph are not here."""
+
+    def __init__(self, reason: str) -> None:
+        """Build ``The engine needs TensorRT-Edge-LLM's plugin library, and ….``."""
+        super().__init__(
+            f"The engine needs TensorRT-Edge-LLM's plugin library, and {reason}. Install tensorrt-edgellm on the "
+            "device, set EDGELLM_PLUGIN_PATH to libNvInfer_edgellm_plugin.so, or use --engine none."
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import pkgutil
 import sys
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ from edgellm_core.hookspecs import PROJECT
 from edgellm_core.host.errors import NotAModuleError, PluginPathError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from edgellm_core.host.records import Origin
 
 IN_TREE_PACKAGE: Final = "edgellm_plugins"
+
+LIBRARY_SUFFIX: Final = ".so"
+"""NVIDIA's TensorRT-Edge-LLM reads its plugin library from EDGELLM_PLUGIN_PATH too; it is none of ours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +85,11 @@ def entry_point_candidates() -> Iterator[Candidate]:
             location=_location_of_module(point.module),
             load=lambda point=point: _load_entry_point(point),  # type: ignore[misc]  # binds the loop variable
         )
+
+
+def listed_paths(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return the entries of ``EDGELLM_PLUGIN_PATH``, which is separated as PATH is."""
+    return [Path(entry) for entry in environ.get("EDGELLM_PLUGIN_PATH", "").split(os.pathsep) if entry]
 
 
 def path_candidates(paths: Iterable[Path]) -> Iterator[Candidate]:

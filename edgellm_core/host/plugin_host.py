@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -23,10 +22,12 @@ from edgellm_core.host.checks import (
 )
 from edgellm_core.host.claims import ClaimTable, LoadedPlugin
 from edgellm_core.host.discovery import (
+    LIBRARY_SUFFIX,
     Candidate,
     core_candidate,
     entry_point_candidates,
     in_tree_candidates,
+    listed_paths,
     path_candidates,
 )
 from edgellm_core.host.errors import (
@@ -44,6 +45,7 @@ from edgellm_core.host.selection import nearest_families, select_claimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import click
 
@@ -84,8 +86,8 @@ class PluginHost:
             UnknownNameError: ``EDGELLM_PLUGINS`` names a plugin that was not found.
         """
         host = cls(trace=environ.get("EDGELLM_TRACE") == "1")
-        paths = [Path(entry) for entry in environ.get("EDGELLM_PLUGIN_PATH", "").split(os.pathsep) if entry]
-        candidates = [*in_tree_candidates(), *entry_point_candidates(), *path_candidates([*plugin_paths, *paths])]
+        paths = [*plugin_paths, *(path for path in listed_paths(environ) if path.suffix != LIBRARY_SUFFIX)]
+        candidates = [*in_tree_candidates(), *entry_point_candidates(), *path_candidates(paths)]
         selected = _selected_names(environ.get("EDGELLM_PLUGINS"), [candidate.name for candidate in candidates])
         host._add(core_candidate())
         for candidate in candidates:

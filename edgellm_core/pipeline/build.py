@@ -25,7 +25,6 @@ from edgellm_core.bundle import (
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
-from edgellm_core.pipeline.errors import OtherEngineBuilderError
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import (
     MANIFEST_PACKAGES,
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import Target
-    from edgellm_core.engine import Backend, ProfileLimits
+    from edgellm_core.engine import Backend, EngineForm, ProfileLimits
     from edgellm_core.quantization.layout import QuantizationLayout
 
 ENGINE_FILE: Final = "llm.engine"
@@ -63,11 +62,13 @@ class EnginePlan:
         backend: the package that builds it.
         limits: what it has to take.
         compute_capability: which GPUs it is for; None for the backend's default.
+        form: what the target asks for.
     """
 
     backend: Backend
     limits: ProfileLimits
     compute_capability: int | None
+    form: EngineForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,15 +246,15 @@ def _engine_plan(
         UserError: the engine can't be built here; one class per cause.
     """
     settings = job.settings
-    if not job.target.builds_engine:
-        if settings.engine not in ("auto", "none"):
-            raise OtherEngineBuilderError(settings.engine, job.target.engine_note(job.out))
-        if settings.engine == "auto":
-            report.note(job.target.engine_note(job.out))
+    if settings.engine == "auto" and not job.target.builds_engine:
+        report.note(job.target.engine_note(job.out))
         return None
-    from edgellm_core.engine import choose_backend, limits_for_context
-    from edgellm_core.engine.errors import TooOldGpuError, ZeroPointsError
+    from edgellm_core.engine import choose_backend, engine_form, limits_for_context
+    from edgellm_core.engine.errors import OtherEngineBuilderError, TooOldGpuError, ZeroPointsError
 
+    form = engine_form(job.target)
+    if settings.engine not in ("auto", "none", *form.backends):
+        raise OtherEngineBuilderError(job.target.name, settings.engine, form.backends)
     limits = limits_for_context(
         checkpoint.config.get("max_position_embeddings"),
         max_batch_size=settings.max_batch_size,
@@ -276,7 +277,8 @@ def _engine_plan(
             raise TooOldGpuError(lacking, target)
         report.note(f"No engine: this GPU (SM {target}) lacks {', '.join(lacking)}.")
         return None
-    return EnginePlan(backend=backend, limits=limits, compute_capability=target)
+    form.libraries(backend, target)
+    return EnginePlan(backend=backend, limits=limits, compute_capability=target, form=form)
 
 
 def _engine_stage(job: Job, plan: EnginePlan | None, export: Export) -> dict[str, Any] | None:
@@ -294,7 +296,9 @@ def _engine_stage(job: Job, plan: EnginePlan | None, export: Export) -> dict[str
             compute_capability=plan.compute_capability,
             limits=plan.limits,
             report=report,
+            form=plan.form,
         )
+        plan.form.write_settings(job.workspace.llm, plan.limits)
         fields: dict[str, Any] = manifest_record(record).model_dump()
         return fields
 

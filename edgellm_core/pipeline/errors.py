@@ -17,14 +17,6 @@ class QuantizedCheckpointError(UserError):
         )
 
 
-class OtherEngineBuilderError(UserError):
-    """The runtime of a target builds its engines itself."""
-
-    def __init__(self, engine: str, note: str) -> None:
-        """Name the engine that was asked for and what builds one."""
-        super().__init__(f"--engine must be auto or none with this target; got {engine}. {note}")
-
-
 class QualityLimitError(EdgellmError):
     """The graph is farther from the original than ``--max-kl`` allows."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgellm_core.checkpoint.preflight import Metadata, Summary
+    from edgellm_core.contract import Target
     from edgellm_core.host import Selection
     from edgellm_core.pipeline.settings import BuildSettings
 
@@ -89,7 +90,7 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     traced = settings.use_cache and _is_traced(metadata, selection, settings)
     skipped = {
         *_verifications_left_out(settings, summary),
-        *(("engine",) if settings.engine == "none" or not target.builds_engine else ()),
+        *(("engine",) if not _builds_engine(settings, target) else ()),
     }
     return Plan(
         source=source,
@@ -125,3 +126,7 @@ def _is_traced(metadata: Metadata, selection: Selection, settings: BuildSettings
         metadata.config, names, selection, settings.compute_precision, full_depth=settings.full_depth, own_code=code
     )
     return cached_template(key) is not None
+
+
+def _builds_engine(settings: BuildSettings, target: Target) -> bool:
+    return target.builds_engine if settings.engine == "auto" else settings.engine != "none"

@@ -1,6 +1,7 @@
 """Runs the exporter of NVIDIA's wheel, in its own Python: ``export_with_wheel.py CHECKPOINT OUT [CHECKPOINT OUT…]``.
 
-Prints one line of JSON for each pair: ``{"seconds": …, "error": null or a text}``.
+Prints one line of JSON for each pair: ``{"seconds": …, "error": null or a text}``. ``--pack`` packs weights,
+``--ranges`` prints what its engine builder makes of limits.
 """
 
 from __future__ import annotations
@@ -37,9 +38,24 @@ def pack(arrays: str, out: str) -> None:
         np.savez(out, **{name: repack_to_cutedsl_fragment(stored[name]) for name in stored.files})
 
 
+def ranges(batch: str, input_len: str, capacity: str) -> dict[str, object]:
+    """Return the ranges of both profiles, and the pages of a sequence and of the pool."""
+    from types import SimpleNamespace
+
+    from experimental.builder.core import contracts, ragged
+
+    limits = SimpleNamespace(
+        max_batch_size=int(batch), max_input_len=int(input_len), resolved_spec_role=contracts.SpecRole.NONE
+    )
+    profiles = [vars(profile) for profile in ragged.decoder_profile_ranges(limits)]
+    return {"profiles": profiles, "pages": ragged.checked_kv_pool_pages(int(batch), int(capacity))}
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "--pack":
         pack(*sys.argv[2:])
+    elif sys.argv[1] == "--ranges":
+        print(json.dumps(ranges(*sys.argv[2:])))
     else:
         for pair in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
             began = time.monotonic()

@@ -10,13 +10,15 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from edgellm_core.engine.edge_llm import EdgeLlmEngineForm, builder_config
+from edgellm_core.engine.profiles import ProfileLimits, make_profiles
 from edgellm_core.targets.edge_llm.fragment_packing import pack_fragments
 from tests.edge_llm_wheel.checkpoints import CASES
 from tests.edge_llm_wheel.compare import compare_exports, read_config
 from tests.edge_llm_wheel.contract import contract_differences
 from tests.edge_llm_wheel.results import read_results
 from tests.edge_llm_wheel.walk import our_record
-from tests.edge_llm_wheel.wheel import pack_all
+from tests.edge_llm_wheel.wheel import builder_ranges, pack_all
 
 pytestmark = pytest.mark.wheel
 
@@ -47,6 +49,22 @@ def test_our_packer_writes_the_bits_of_the_wheels(wheel_python, tmp_path):
     assert packed.keys() == pairs.keys()
     for name, stored in pairs.items():
         np.testing.assert_array_equal(pack_fragments(stored), packed[name], err_msg=name)
+
+
+@pytest.mark.parametrize("limits", [(1, 1024, 4096), (4, 31, 300), (3, 1, 128)])
+def test_our_profiles_are_those_of_its_builder(limits, wheel_python):
+    batch, input_len, capacity = limits
+    ours = ProfileLimits(max_batch_size=batch, max_input_len=input_len, max_seq_len=capacity)
+    theirs = builder_ranges(wheel_python, ours)
+    names = {"num_sequences": "query_lengths", "physical_tokens": "positions", "query_offsets": "query_start_offsets",
+             "logits_rows": "logits_indices"}  # fmt: skip
+    for profile, their_profile in zip(make_profiles(["prefill", "decode"], ours), theirs["profiles"], strict=True):
+        found = {
+            theirs_name: [size for (size,) in EdgeLlmEngineForm().input_ranges(name, (-1,), profile)]
+            for theirs_name, name in names.items()
+        }
+        assert found == their_profile
+    assert builder_config(ours)["max_kv_pool_pages"] == theirs["pages"][1]
 
 
 @EVERY_CASE

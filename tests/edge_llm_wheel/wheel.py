@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edgellm_core.engine.profiles import ProfileLimits
+
 SCRIPT: Final = Path(__file__).with_name("export_with_wheel.py")
 
 TIME_LIMIT: Final = 600
@@ -43,6 +45,13 @@ def export_all(python: Path, pairs: Sequence[tuple[Path, Path]]) -> list[dict[st
     """
     lines = run_script(python, *(str(path) for pair in pairs for path in pair)).splitlines()
     return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def builder_ranges(python: Path, limits: ProfileLimits) -> dict[str, Any]:
+    """Return what the wheel's engine builder makes of limits; see ``ranges`` in the script."""
+    stated = (limits.max_batch_size, limits.max_input_len, limits.max_seq_len)
+    found: dict[str, Any] = json.loads(run_script(python, "--ranges", *map(str, stated)))
+    return found
 
 
 def pack_all(python: Path, numbers: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -61,6 +61,12 @@ def test_the_environment_names_folders_and_a_folder_named_twice_counts_once(tmp_
     assert [record.name for record in host.records if record.origin == "path"] == ["alpha", "beta"]
 
 
+def test_the_plugin_library_of_tensorrt_edge_llm_is_none_of_ours(tmp_path, load):
+    write_family(tmp_path / "a", "alpha", "alpha")
+    both = os.pathsep.join([str(tmp_path / "libNvInfer_edgellm_plugin.so"), str(tmp_path / "a")])
+    assert [record.name for record in load(EDGELLM_PLUGIN_PATH=both).records if record.origin == "path"] == ["alpha"]
+
+
 @pytest.mark.parametrize(
     ("name", "problem"), [("missing", "does not exist"), ("empty", "holds no plugin"), ("notes.txt", "not a Python")]
 )

@@ -31,6 +31,7 @@ class EdgeLlmTarget(Target):
     precisions: ClassVar[tuple[str, ...]] = ("fp16",)
     schemes: ClassVar[tuple[str, ...] | None] = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
     kv_caches: ClassVar[tuple[str, ...] | None] = ()
+    engine_form: ClassVar[str] = "edgellm_core.engine.edge_llm:EdgeLlmEngineForm"
     builds_engine: ClassVar[bool] = False
 
     def rules(self) -> Sequence[Rule]:

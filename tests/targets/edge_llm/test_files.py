@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import edgellm_core
-from edgellm_core.pipeline.errors import OtherEngineBuilderError
+from edgellm_core.engine.errors import OtherEngineBuilderError
 from edgellm_core.targets.edge_llm.errors import (
     ChatTemplateMissingError,
     RopeNotExpressibleError,
@@ -78,8 +78,8 @@ def test_stop_tokens_of_both_files(checkpoint, tmp_path):
 def test_the_engine_is_the_runtimes(checkpoint, tmp_path):
     _, notes = _build(checkpoint, tmp_path / "out", engine="auto")
     assert any(f"llm_build --onnxDir {tmp_path / 'out' / 'llm'}" in note for note in notes)
-    with pytest.raises(OtherEngineBuilderError, match="--engine must be auto or none with this target"):
-        _build(checkpoint, tmp_path / "other", engine="tensorrt")
+    with pytest.raises(OtherEngineBuilderError, match="'edge-llm' are built with tensorrt; got --engine tensorrt-rtx"):
+        _build(checkpoint, tmp_path / "other", engine="tensorrt-rtx")
 
 
 def _rope(parameters, raw=None, *, head_dim=16, rotary_dim=16):
