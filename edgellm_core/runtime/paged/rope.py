@@ -115,7 +115,7 @@ def _longrope(config: Mapping[str, Any], scaling: Mapping[str, Any], length: int
 
 
 def _dynamic(config: Mapping[str, Any], scaling: Mapping[str, Any], length: int) -> Rope:
-    """Raise the base by a fixed alpha: theta · alpha^(d / (d - 2)) (NTK-aware scaling, HunYuan)."""
+    """Raise the base by a fixed alpha: theta · alpha^(d / (d - 2)) (NTK-aware scaling)."""
     del length
     width = int(config["head_dim"] * config["partial_rotary_factor"])
     return Rope(_plain(config, config["rope_theta"] * scaling["alpha"] ** (width / (width - 2))))
