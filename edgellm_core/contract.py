@@ -189,6 +189,7 @@ class Target:
         precisions: values of ``--precision`` for what is not quantized; empty for all.
         schemes: values of ``--precision`` that quantize and that it takes; None for all.
         kv_caches: values of ``--kv-cache`` that it takes; None for all.
+        exact_cache_scales: whether scales of keys and values stay float32; else they take the type of the graph.
         builds_engine: whether ``--engine`` builds from the graph.
     """
 
@@ -200,6 +201,7 @@ class Target:
     precisions: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...] | None] = None
     kv_caches: ClassVar[tuple[str, ...] | None] = None
+    exact_cache_scales: ClassVar[bool] = False
     builds_engine: ClassVar[bool] = True
 
     def rules(self) -> Sequence[Rule]:

@@ -256,7 +256,8 @@ def bind_graph(
     idle = [name for name in parameters if name not in {*used, *parts, *lowered.tables.values()}]
     if idle:
         report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
-    tensors = {name: entry for name, entry in checkpoint.tensors.items() if name not in quantized}
+    taken = {*quantized, *lowered.quantized.caches.values()}
+    tensors = {name: entry for name, entry in checkpoint.tensors.items() if name not in taken}
     recipes = account(
         parameters,
         tensors,

@@ -55,11 +55,13 @@ class QuantizedModel:
         element_type: type of everything that is not, in safetensors' spelling, for example ``F16``.
         linears: layers by the name of their weight in the graph.
         caches: graph input of a cache → tensor with the scale of its rounding to fp8.
+        tensors: the checkpoint, for scales that become attributes.
     """
 
     element_type: str
     linears: Mapping[str, QuantizedLinear] = field(default_factory=dict)
     caches: Mapping[str, str] = field(default_factory=dict)
+    tensors: TensorIndex = field(default_factory=dict)
 
     @property
     def calls(self) -> int:
@@ -111,7 +113,7 @@ def find_quantized(
     if missing:
         raise NotInGraphError("layer(s)", missing, "linear layers of the traced model")
     scales = _cache_scales(tensors, caches, layer_of) if layout.kv_cache else {}
-    return QuantizedModel(element_type=element_type, linears=linears, caches=scales)
+    return QuantizedModel(element_type=element_type, linears=linears, caches=scales, tensors=tensors)
 
 
 def _cache_scales(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import DynamicCache
 
@@ -18,7 +19,6 @@ from edgellm_core.verification.rounding_points import KV_SCALE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from edgellm_core.quantization.layout import QuantizationLayout
@@ -87,7 +87,8 @@ def install_rounding(
             raise ReferenceLoadError(subject.directory, f"it has no linear layer {name!r} whose input could be rounded")
         module.register_forward_pre_hook(_hook(name, transform, synchronizer))
     if subject.layout.kv_cache is not None:
-        roundings = _kv_roundings(subject, stored, scale_type)
+        exact = subject.target.exact_cache_scales
+        roundings = _kv_roundings(subject, stored, torch.float32 if exact else scale_type)
         model.register_forward_pre_hook(_with_cache(model, roundings, synchronizer), with_kwargs=True)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from edgellm_core.contract import QuantizedForm, Target
-from edgellm_core.errors import NoFormError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,8 @@ class EdgeLlmTarget(Target):
     graph_session: ClassVar[str] = "edgellm_core.verification.paged_session:PagedGraphSession"
     precisions: ClassVar[tuple[str, ...]] = ("fp16",)
     schemes: ClassVar[tuple[str, ...] | None] = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
-    kv_caches: ClassVar[tuple[str, ...] | None] = ()
+    kv_caches: ClassVar[tuple[str, ...] | None] = ("fp8",)
+    exact_cache_scales: ClassVar[bool] = True
     builds_engine: ClassVar[bool] = False
 
     def rules(self) -> Sequence[Rule]:
@@ -49,17 +50,17 @@ class EdgeLlmTarget(Target):
         )
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
-        """Return plugins for int4 layers and the Q/DQ form of others; caches are float16.
+        """Return plugins for int4 layers and the Q/DQ form of others; scales of caches become attributes.
 
         Raises:
-            NoFormError: a kind of weight that the runtime does not take, or a quantized cache.
+            NoFormError: a kind of weight that the runtime does not take.
             UnalignedInt4Error: an int4 layer whose size the plugin does not take.
         """
+        from edgellm_core.targets.edge_llm.quantized_cache import ScaledAppend
         from edgellm_core.targets.edge_llm.quantized_linear import quantized_linears
 
-        if model.caches:
-            raise NoFormError(self.name, {"an fp8 KV cache"})
-        return quantized_linears(self.name, model)
+        form = quantized_linears(self.name, model)
+        return replace(form, rules=(*form.rules, ScaledAppend(model))) if model.caches else form
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse a checkpoint without tokenizer or chat template."""
