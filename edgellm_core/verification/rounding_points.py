@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from edgellm_core.runtime.paged.attention_function import ROUNDED
-from edgellm_core.runtime.paged.session import PRESENT
+from edgellm_core.runtime.paged.session import EMBEDDED, EMBEDS, PRESENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +27,10 @@ KV_SCALE: Final = re.compile(r".*\.(?P<layer>\d+)\.\w+\.(?P<kind>[kv])_proj\.(?P
 
 
 def rounding_points(model: onnx.ModelProto, layout: QuantizationLayout, tensors: Iterable[str]) -> dict[str, str]:
-    """Return the tensor with the rounded numbers for each place: module of a layer, or name of a scale of the cache.
+    """Return the tensor with the rounded numbers for each place.
 
-    Places that the graph lacks or shares are left out.
+    A place is the module of a layer, the name of a scale of the cache, or ``inputs_embeds``, rows of a table whose
+    numbers were rounded after a factor was folded into them. Places that the graph lacks or shares are left out.
 
     Args:
         model: the graph.
@@ -45,6 +46,8 @@ def rounding_points(model: onnx.ModelProto, layout: QuantizationLayout, tensors:
         product = _product(f"{module}.weight", consumers) if form.input != "none" else None
         if product is not None:
             found[module] = product.input[0]
+    if any(value.name == EMBEDS for value in model.graph.input) and not embeds_are_made(model):
+        found[EMBEDS] = EMBEDDED
     if layout.kv_cache is not None:
         plugins = _rounded_by_plugins(model)
         for match in filter(None, map(KV_SCALE.fullmatch, tensors)):
@@ -53,6 +56,11 @@ def rounding_points(model: onnx.ModelProto, layout: QuantizationLayout, tensors:
             if rounded is not None:
                 found[name] = rounded
     return found
+
+
+def embeds_are_made(model: onnx.ModelProto) -> bool:
+    """Say whether nodes make the input of the first layer of what is passed in."""
+    return any(EMBEDDED in node.output for node in model.graph.node)
 
 
 def _product(weight: str, consumers: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:

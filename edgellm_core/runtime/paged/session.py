@@ -34,8 +34,9 @@ UNWRITTEN_FLOAT8: Final = 0x7E
 """The same of pages in FLOAT8E4M3FN, as bits: 448, the largest number."""
 
 PAST, PRESENT = "past_key_values_", "present_key_values_"
+EMBEDS: Final = "inputs_embeds"
 EMBEDDED: Final = "hidden_states.input"
-"""What the gate calls the input of the first layer; here it is the graph's input itself."""
+"""What the gate calls the input of the first layer; here mostly the graph's input itself."""
 
 
 class Inputs(Protocol):
@@ -83,14 +84,15 @@ class PagedGraph:
         self._path = folder / "model.onnx"
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self._table = _embedding(folder)
-        self._extra = list(extra)
-        self._shown = [name for name in self._extra if name != EMBEDDED]
+        outputs = {value.name for value in session.get_outputs()}
+        self._shown = [name for name in extra if name in outputs]
+        self._shows_embeds = EMBEDDED in extra and EMBEDDED not in outputs
         self._session = session
         inputs = session.get_inputs()
         self._pools = {value.name: (value.type, value.shape) for value in inputs if value.name.startswith(PAST)}
         self._require_stated_type()
         self._wanted = {value.name for value in inputs}
-        self._dtype = next(STATE_TYPES[value.type] for value in inputs if value.name == "inputs_embeds")
+        self._dtype = next(STATE_TYPES[value.type] for value in inputs if value.name == EMBEDS)
         self.start(1)
 
     def _require_stated_type(self) -> None:
@@ -125,7 +127,7 @@ class PagedGraph:
         self._pages.reserve(self._lengths)
         self._grow_pools()
         embeds = self._table[inputs.input_ids[real]].astype(self._dtype, copy=False)
-        arrays = {"inputs_embeds": embeds, **self._described(counts, past, inputs.position_ids[real])}
+        arrays = {EMBEDS: embeds, **self._described(counts, past, inputs.position_ids[real])}
         feeds = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
             for name, array in arrays.items()
@@ -138,7 +140,7 @@ class PagedGraph:
             raise GraphRunError(self._path, one_line(error)) from error
         self._pool = dict(zip(self._pools, results[1:], strict=False))
         shown = {name: value.numpy() for name, value in zip(self._shown, results[1 + len(self._pools) :], strict=True)}
-        shown |= {EMBEDDED: embeds} if EMBEDDED in self._extra else {}
+        shown |= {EMBEDDED: embeds} if self._shows_embeds else {}
         return _padded(results[0].numpy(), real), {name: _by_batch(value, real) for name, value in shown.items()}
 
     def _described(self, counts: Array, past: list[int], positions: Ids) -> dict[str, Array]:

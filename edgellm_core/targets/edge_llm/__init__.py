@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.contract import ModelFamily
+    from edgellm_core.contract import ModelFamily, Table
     from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.rule import Rule
 
@@ -42,7 +42,6 @@ class EdgeLlmTarget(Target):
         return (
             fuse_attention.AttentionToPlugin(),
             quantized_linear.ConcatToQkvConcat(),
-            interface.EmbeddingToInput(),
             interface.HeadToChosenTokens(),
             lower_norms.RMSNormToRMSNormalization(),
             lower_norms.LayerNormToLayerNormalization(),
@@ -68,19 +67,15 @@ class EdgeLlmTarget(Target):
 
         check(checkpoint, family)
 
-    def tables(self, graph: gs.Graph) -> Mapping[str, str]:
-        """Return the embedding table."""
+    def finish(self, graph: gs.Graph) -> Mapping[str, Table]:
+        """Give the graph the runtime's inputs and outputs; return the embedding table."""
+        from edgellm_core.targets.edge_llm.embedding import take_embedding
         from edgellm_core.targets.edge_llm.files import EMBEDDING_FILE
-        from edgellm_core.targets.edge_llm.interface import embedding_of
-
-        node = embedding_of(graph)
-        return {} if node is None else {EMBEDDING_FILE: node.inputs[0].name}
-
-    def finish(self, graph: gs.Graph) -> None:
-        """Give the graph the runtime's inputs and outputs."""
         from edgellm_core.targets.edge_llm.interface import finish
 
+        table = take_embedding(graph)
         finish(graph)
+        return {EMBEDDING_FILE: table}
 
     def write_files(self, model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, folder: Path) -> None:
         """Write the runtime's config.json and chat_template.jinja."""
