@@ -256,7 +256,7 @@ def bind_graph(
     idle = [name for name in parameters if name not in {*used, *parts, *apart}]
     if idle:
         report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
-    taken = {*quantized, *lowered.quantized.caches.values()}
+    taken = {*quantized, *lowered.quantized.caches.values(), *lowered.quantized.queries.values()}
     tensors = {name: entry for name, entry in checkpoint.tensors.items() if name not in taken}
     recipes = account(
         parameters,

@@ -12,7 +12,7 @@ from edgellm_core.surgery.rule import SEMANTIC_DOMAIN, Editor, Expected, Rule, s
 from edgellm_core.targets.edge_llm.attention_pattern import AttentionPattern, Stream, read_attention, whole_projection
 from edgellm_core.targets.edge_llm.errors import SeveralRopesError
 from edgellm_core.targets.edge_llm.interface import PAGE_TOKENS, PAST, PRESENT, TOKENS, runtime_input
-from edgellm_core.targets.edge_llm.quantized_cache import QUERY_SCALE
+from edgellm_core.targets.edge_llm.quantized_cache import NOT_MEASURED
 from edgellm_core.targets.edge_llm.quantized_linear import PLUGIN_DOMAIN
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ _AFTER: Final = (
 def _cache_inputs(node: gs.Node, pattern: AttentionPattern, edit: Editor) -> list[gs.Tensor]:
     key = pattern.key
     shape = [2, "num_pages", PAGE_TOKENS, key.heads, key.head_dim]
-    dtype = np.float16 if pattern.cache_scales is None else helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
+    dtype = np.float16 if pattern.qkv_scales is None else helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
     pool = gs.Variable(f"{PAST}{pattern.layer}", dtype, shape)
     given = [runtime_input(name, edit) for name in _BEFORE]
     rotary = pattern.query.rotary
@@ -112,8 +112,8 @@ def _attributes(pattern: AttentionPattern) -> dict[str, Any]:
         "enable_qk_norm": int(norm is not None),
         "qk_norm_post_rope": int(norm is not None and norm.after_rotary),
         "enable_attention_sink": int(pattern.sinks is not None),
-        "enable_fp8_kv_cache": int(pattern.cache_scales is not None),
-        "qkv_scales": [QUERY_SCALE, *(pattern.cache_scales or (1.0, 1.0))],
+        "enable_fp8_kv_cache": int(pattern.qkv_scales is not None),
+        "qkv_scales": list(pattern.qkv_scales or (NOT_MEASURED,) * 3),
         **FIXED,
     }
 

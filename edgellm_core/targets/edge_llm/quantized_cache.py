@@ -16,8 +16,23 @@ if TYPE_CHECKING:
 SCALE: Final = "scale"
 """Attribute of ``edgellm::Append`` on a cache that is kept in fp8: what its numbers are multiplied with."""
 
-QUERY_SCALE: Final = 1.0
-"""First of ``qkv_scales`` where no scale of the queries was measured, as the wheel writes it."""
+QUERY_SCALE: Final = "query_scale"
+"""The same of the layer's queries, on the cache of its keys, where it was measured."""
+
+NOT_MEASURED: Final = 1.0
+"""First of ``qkv_scales`` where the scale of the queries was not measured, as the wheel writes it."""
+
+
+def qkv_scales(keys: gs.Node, values: gs.Node) -> tuple[float, float, float] | None:
+    """Return the plugin's ``qkv_scales``; None where the cache is kept in float16.
+
+    Args:
+        keys: ``edgellm::Append`` of the keys.
+        values: that of the values.
+    """
+    if SCALE not in keys.attrs:
+        return None
+    return keys.attrs.get(QUERY_SCALE, NOT_MEASURED), keys.attrs[SCALE], values.attrs[SCALE]
 
 
 class ScaledAppend(Rule):
@@ -46,6 +61,8 @@ class ScaledAppend(Rule):
         Raises:
             UserError: it is no single number above 0; one class per cause.
         """
-        entry = self._model.tensors[self._model.caches[node.inputs[0].name]]
-        attributes: dict[str, Any] = {**node.attrs, SCALE: read_scale(entry)}
+        cache, model = node.inputs[0].name, self._model
+        attributes: dict[str, Any] = {**node.attrs, SCALE: read_scale(model.tensors[model.caches[cache]])}
+        if cache in model.queries:
+            attributes[QUERY_SCALE] = read_scale(model.tensors[model.queries[cache]])
         edit.semantic("Append", list(node.inputs), node.outputs[0], name=node.name, **attributes)

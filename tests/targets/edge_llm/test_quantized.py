@@ -101,6 +101,18 @@ def test_a_cache_in_fp8_is_right_by_proof(cached):
     assert len(TextGenerator(load_bundle(cached.bundle.directory)).generate("some words", max_new_tokens=3).tokens) == 3
 
 
+def test_a_scale_of_the_queries_is_taken_where_there_is_one(stock, tmp_path):
+    folder = shutil.copytree(stock("int4_awq", kv_cache=True), tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    names = [f"model.layers.{layer}.self_attn.q_proj.q_scale" for layer in range(2)]
+    measured = dict(zip(names, (torch.tensor([0.0125]), torch.tensor([0.03])), strict=True))
+    save_file({**tensors, **measured}, folder / "model.safetensors", metadata={"format": "pt"})
+    built = Built(folder, _build(folder, tmp_path / "out"))
+    wanted = [[measured[name].item(), *scales[1:]] for name, scales in zip(names, _scales(folder), strict=True)]
+    assert [one["qkv_scales"] for one in built.plugins] == wanted
+    assert edgellm_core.build(folder, tmp_path / "onnx", engine="none").manifest.verification.status == "passed"
+
+
 @pytest.mark.parametrize("factors", [(1, 1.05, 1), (1, 1, 1.05), (1, 0.5, 1)], ids=str)
 def test_a_wrong_scale_of_the_cache_is_caught(cached, verify_copy, factors):
     def damage(llm):
