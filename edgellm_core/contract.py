@@ -175,6 +175,19 @@ class QuantizedForm:
     recipes: Sequence[Recipe] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A parameter that lies in a file of its own beside the graph.
+
+    Attributes:
+        parameter: its name.
+        factor: what its numbers, rounded to its type, are multiplied with; the products are rounded again.
+    """
+
+    parameter: str
+    factor: float = 1.0
+
+
 class Target:
     """A form of graph and files that some runtime takes.
 
@@ -189,6 +202,7 @@ class Target:
         precisions: values of ``--precision`` for what is not quantized; empty for all.
         schemes: values of ``--precision`` that quantize and that it takes; None for all.
         kv_caches: values of ``--kv-cache`` that it takes; None for all.
+        exact_cache_scales: whether scales of keys and values stay float32; else they take the type of the graph.
         engine_form: ``module:Class`` that says how an engine is made of the graph; like the default,
             ``edgellm_core.engine.form.EngineForm``.
         builds_engine: whether ``--engine auto`` builds one; without it the runtime's own builder does, on the device.
@@ -202,6 +216,7 @@ class Target:
     precisions: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...] | None] = None
     kv_caches: ClassVar[tuple[str, ...] | None] = None
+    exact_cache_scales: ClassVar[bool] = False
     engine_form: ClassVar[str] = "edgellm_core.engine.form:EngineForm"
     builds_engine: ClassVar[bool] = True
 
@@ -224,27 +239,20 @@ class Target:
             UserError: naming what it lacks.
         """
 
-    def tables(self, graph: gs.Graph) -> Mapping[str, str]:
-        """Return parameters that lie in files of their own beside the graph: path → parameter; by default none.
-
-        Args:
-            graph: the graph in semantic operators; not changed.
-
-        Raises:
-            EdgellmError: the graph has none where the runtime needs one.
-        """
-        del graph
-        return {}
-
-    def finish(self, graph: gs.Graph) -> None:
+    def finish(self, graph: gs.Graph) -> Mapping[str, Table]:
         """Give the lowered graph the inputs and outputs of the runtime; by default it keeps its own.
 
         Args:
             graph: changed in place.
 
+        Returns:
+            Parameters that lie in files of their own beside the graph, by path.
+
         Raises:
             EdgellmError: something in it can't be expressed.
         """
+        del graph
+        return {}
 
     def write_files(self, model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, folder: Path) -> None:
         """Change or add files beside the graph, after those of the checkpoint were copied; by default nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.memory import collected_soon
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.contract import Target
+    from edgellm_core.contract import Table, Target
     from edgellm_core.events import Reporter
     from edgellm_core.host import PluginHost, Selection
     from edgellm_core.pipeline.settings import BuildSettings
@@ -44,7 +44,7 @@ class LoweredGraph:
         quantized: what of it is quantized.
         recipes: how the initializers of that are made.
         joins: initializers that are joined of parameters.
-        tables: parameters that lie in files of their own, by path.
+        tables: parameters that lie in files of their own beside the graph, by path.
         target: what it was lowered for.
         operators_before: operators of the stamped graph.
         operators_after: operators of the lowered graph.
@@ -55,7 +55,7 @@ class LoweredGraph:
     quantized: QuantizedModel
     recipes: Sequence[Recipe]
     joins: Joins
-    tables: Mapping[str, str]
+    tables: Mapping[str, Table]
     target: Target
     operators_before: dict[str, int]
     operators_after: dict[str, int]
@@ -195,14 +195,13 @@ def lower(
     from edgellm_core.weights.joined import fold_joins
 
     graph = stamp(template)
-    tables = target.tables(graph)
     before = operator_counts(graph)
     element_type = ELEMENT_TYPES[precision]
     quantized = quantized_model(graph, template, checkpoint, selection.family.ignored_tensors, element_type)
     form = target.quantized(quantized)
     rules = [*core_rules(), *host.rules(), *selection.family.rules(), *form.rules, *target.rules()]
     results = run_rules(graph, rules, remaining_dimensions(template.dimensions(), quantized))
-    target.finish(graph)
+    tables = target.finish(graph)
     leftover = leftover_operators(graph, target.domains)
     if leftover:
         raise LeftoverOperatorsError(target.name, leftover)
@@ -253,10 +252,12 @@ def bind_graph(
     replaced = {weight for weight in lowered.quantized.linears if weight not in used} | quantized
     parameters = {name: spec for name, spec in template.stamped_parameters().items() if name not in replaced}
     parts = {part.parameter for joined in lowered.joins.values() for part in joined}
-    idle = [name for name in parameters if name not in {*used, *parts, *lowered.tables.values()}]
+    apart = {table.parameter for table in lowered.tables.values()}
+    idle = [name for name in parameters if name not in {*used, *parts, *apart}]
     if idle:
         report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
-    tensors = {name: entry for name, entry in checkpoint.tensors.items() if name not in quantized}
+    taken = {*quantized, *lowered.quantized.caches.values(), *lowered.quantized.queries.values()}
+    tensors = {name: entry for name, entry in checkpoint.tensors.items() if name not in taken}
     recipes = account(
         parameters,
         tensors,
@@ -265,8 +266,10 @@ def bind_graph(
         ignored=selection.family.ignored_tensors,
     )
     require_equal_duplicates(tensors, template.tied)
-    for file, parameter in lowered.tables.items():
-        write_table(next(one for one in recipes if one.name == parameter), checkpoint.tensors, folder / file, report)
+    by_name = {recipe.name: recipe for recipe in recipes}
+    for file, table in lowered.tables.items():
+        recipe = replace(by_name[table.parameter], factor=table.factor)
+        write_table(recipe, checkpoint.tensors, folder / file, report)
     plain = [recipe for recipe in recipes if recipe.name in used]
     recipes = [*plain, *join_recipes(recipes, lowered.joins), *lowered.recipes]
     recipes = in_disk_order(recipes, checkpoint.tensors)

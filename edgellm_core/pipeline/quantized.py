@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgellm_core.quantization.layout import read_layout
-from edgellm_core.quantization.model import CACHE_SCALES, QuantizedLinear, QuantizedModel, find_quantized
+from edgellm_core.quantization.model import (
+    CACHE_SCALES,
+    QUERY_SCALE,
+    QuantizedLinear,
+    QuantizedModel,
+    find_quantized,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +40,7 @@ def plain_names(tensors: TensorIndex, layout: QuantizationLayout | None) -> list
     if layout is None:
         return list(tensors)
     added = {name for linear in _linears(tensors, layout) for name in linear.tensors() if not name.endswith(".weight")}
-    endings = tuple(f".{ending}" for ending in CACHE_SCALES.values()) if layout.kv_cache else ()
+    endings = tuple(f".{ending}" for ending in (*CACHE_SCALES.values(), QUERY_SCALE)) if layout.kv_cache else ()
     return [name for name in tensors if name not in added and not name.endswith(endings or "\0")]
 
 

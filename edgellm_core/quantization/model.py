@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 CACHE_SCALES: Final = {"key": "k_proj.k_scale", "value": "v_proj.v_scale"}
 """Part of a layer's cache → end of the name of its scale (ModelOpt 0.47, ``export/quant_utils.py``)."""
 
+QUERY_SCALE: Final = "q_proj.q_scale"
+"""End of the name of the scale of a layer's queries, which TensorRT-Edge-LLM 0.11 adds where it quantizes itself
+(``quantization/quantize.py``)."""
+
 _CACHE: Final = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 
 
@@ -55,11 +59,15 @@ class QuantizedModel:
         element_type: type of everything that is not, in safetensors' spelling, for example ``F16``.
         linears: layers by the name of their weight in the graph.
         caches: graph input of a cache → tensor with the scale of its rounding to fp8.
+        queries: graph input of the keys of a layer → tensor with the scale of its queries, where there is one.
+        tensors: the checkpoint, for scales that become attributes.
     """
 
     element_type: str
     linears: Mapping[str, QuantizedLinear] = field(default_factory=dict)
     caches: Mapping[str, str] = field(default_factory=dict)
+    queries: Mapping[str, str] = field(default_factory=dict)
+    tensors: TensorIndex = field(default_factory=dict)
 
     @property
     def calls(self) -> int:
@@ -111,7 +119,18 @@ def find_quantized(
     if missing:
         raise NotInGraphError("layer(s)", missing, "linear layers of the traced model")
     scales = _cache_scales(tensors, caches, layer_of) if layout.kv_cache else {}
-    return QuantizedModel(element_type=element_type, linears=linears, caches=scales)
+    queries = _query_scales(tensors, scales, layer_of)
+    return QuantizedModel(element_type=element_type, linears=linears, caches=scales, queries=queries, tensors=tensors)
+
+
+def _query_scales(
+    tensors: TensorIndex, caches: Collection[str], layer_of: Callable[[str], int | None]
+) -> dict[str, str]:
+    """Return the scales of queries by the cache of their keys."""
+    known = {layer_of(name): name for name in tensors if name.endswith("." + QUERY_SCALE)}
+    parts = {name: _CACHE.fullmatch(name) for name in caches}
+    layers = {name: int(part[1]) for name, part in parts.items() if part and part[2] == "key"}
+    return {name: known[layer] for name, layer in layers.items() if layer in known}
 
 
 def _cache_scales(

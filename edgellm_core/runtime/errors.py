@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgellm_core.errors import EdgellmError, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -32,6 +33,17 @@ class GraphContractError(EdgellmError):
     def __init__(self, path: Path, problem: str) -> None:
         """Build ``model.onnx is no graph of target 'onnx': <problem>.``."""
         super().__init__(f"{path} is no graph of target 'onnx': {problem}. Export it with --target onnx.")
+
+
+class CacheTypeError(EdgellmError):
+    """config.json of a bundle says another type of KV cache than its graph has."""
+
+    def __init__(self, path: Path, stated: str, found: Sequence[str]) -> None:
+        """Build ``config.json beside model.onnx must name the type of its KV cache, fp8; it says fp16.``."""
+        super().__init__(
+            f"config.json beside {path} must name the type of its KV cache, {' and '.join(found)}; it says {stated!r}. "
+            "Build the bundle again."
+        )
 
 
 class PluginAttributeError(UserError):

@@ -8,6 +8,7 @@ from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import GraphLoadError
 from edgellm_core.runtime.paged.functions import add_functions
 from edgellm_core.runtime.paged.session import EMBEDDED, PagedGraph
+from edgellm_core.verification.rounding_points import embeds_are_made
 from edgellm_core.verification.session import load_graph
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class PagedGraphSession(PagedGraph):
         graph = onnx.ModelProto()
         graph.CopyFrom(model)
         add_functions(graph)
-        shown = [name for name in extra if name != EMBEDDED]
+        shown = [name for name in extra if name != EMBEDDED or embeds_are_made(graph)]
         try:
             session = load_graph(graph, folder, shown, widened=widened)
         except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception

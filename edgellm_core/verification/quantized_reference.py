@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import DynamicCache
 
+from edgellm_core.runtime.paged.session import EMBEDS
 from edgellm_core.tracing.layers import find_stack
 from edgellm_core.verification.dequantize import rounded
 from edgellm_core.verification.errors import ReferenceLoadError
@@ -18,7 +20,6 @@ from edgellm_core.verification.rounding_points import KV_SCALE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from edgellm_core.quantization.layout import QuantizationLayout
@@ -60,7 +61,7 @@ def install_rounding(
     scale_type: torch.dtype,
     synchronizer: Synchronizer,
 ) -> None:
-    """Round inputs of quantized layers, and keys and values before they enter the cache.
+    """Round inputs of quantized layers, keys and values before they enter the cache, and embeddings from a table.
 
     Args:
         model: the original.
@@ -75,7 +76,9 @@ def install_rounding(
     """
     assert subject.layout is not None  # for mypy
     modules = dict(model.named_modules())
-    path, _ = find_stack(model)
+    path, layers = find_stack(model)
+    if EMBEDS in subject.rounding_points:
+        layers[0].register_forward_pre_hook(_embedded(scale_type, synchronizer), with_kwargs=True)
     for name, form in subject.layout.linears.items():
         if _is_cut_off(name, path, subject.layers):
             continue
@@ -87,7 +90,8 @@ def install_rounding(
             raise ReferenceLoadError(subject.directory, f"it has no linear layer {name!r} whose input could be rounded")
         module.register_forward_pre_hook(_hook(name, transform, synchronizer))
     if subject.layout.kv_cache is not None:
-        roundings = _kv_roundings(subject, stored, scale_type)
+        exact = subject.target.exact_cache_scales
+        roundings = _kv_roundings(subject, stored, torch.float32 if exact else scale_type)
         model.register_forward_pre_hook(_with_cache(model, roundings, synchronizer), with_kwargs=True)
 
 
@@ -100,6 +104,19 @@ def _is_cut_off(name: str, path: str, layers: int) -> bool:
 def _hook(place: str, transform: Rounding, synchronizer: Synchronizer) -> Any:
     def before(_module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return synchronizer.settle(place, transform(arguments[0])), *arguments[1:]
+
+    return before
+
+
+def _embedded(element_type: torch.dtype, synchronizer: Synchronizer) -> Any:
+    """Return a hook of the first layer that rounds what goes in, as a table is rounded that holds a factor too."""
+
+    def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        own = named["hidden_states"] if "hidden_states" in named else arguments[0]
+        settled = synchronizer.settle(EMBEDS, rounded(own, element_type))
+        if "hidden_states" in named:
+            return arguments, {**named, "hidden_states": settled}
+        return (settled, *arguments[1:]), named
 
     return before
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 KV_SCALES = ("k_scale", "v_scale")
 """Suffixes of the scales of keys and values."""
 
+QUERY_SCALE = "q_scale"
+"""Suffix of the scale of queries, which only kernels of a device round."""
+
 
 class StoredTensors:
     """Reads tensors of a checkpoint with safetensors' own reader; each file is opened once."""
@@ -85,5 +88,5 @@ def lazy_state(
     return {
         name: LazyWeight(stored, name, weights.get(name), scale_type)
         for name in tensors
-        if name in weights or (name not in own and not name.endswith(KV_SCALES))
+        if name in weights or (name not in own and not name.endswith((*KV_SCALES, QUERY_SCALE)))
     }

@@ -71,7 +71,7 @@ def _load_quantized(subject: Subject, synchronizer: Synchronizer | None) -> PreT
     import torch
 
     from edgellm_core.verification.quantized_reference import compared_tensors, install_rounding, own_head
-    from edgellm_core.verification.quantized_weights import StoredTensors, lazy_state
+    from edgellm_core.verification.quantized_weights import KV_SCALES, StoredTensors, lazy_state
     from edgellm_core.verification.scale_range import require_scales_that_fit
     from edgellm_core.verification.synchronized import Synchronizer
 
@@ -79,7 +79,9 @@ def _load_quantized(subject: Subject, synchronizer: Synchronizer | None) -> PreT
     dtype: torch.dtype = getattr(torch, ELEMENT_TYPES[subject.element_type])
     stored, empty = StoredTensors(subject.tensors), _on_meta(subject.config, torch.float32)
     if dtype == torch.float16:
-        require_scales_that_fit(subject.layout, stored, compared_tensors(empty, subject))
+        names = compared_tensors(empty, subject)
+        exact = KV_SCALES if subject.target.exact_cache_scales else ()
+        require_scales_that_fit(subject.layout, stored, [name for name in names if not name.endswith(exact)])
     config = own_head(subject.config, empty, subject.layout)
     state = lazy_state(subject.tensors, subject.layout, stored, dtype)
     model = _from_pretrained(subject, config, None, state_dict=state)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from edgellm_core.runtime.paged.attention_function import ROUNDED
+from edgellm_core.runtime.paged.session import EMBEDDED, EMBEDS, PRESENT
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import onnx
 
@@ -23,10 +26,16 @@ KV_SCALE: Final = re.compile(r".*\.(?P<layer>\d+)\.\w+\.(?P<kind>[kv])_proj\.(?P
 """Name of the scale of a layer's keys or values, as ModelOpt writes it."""
 
 
-def rounding_points(model: onnx.ModelProto, layout: QuantizationLayout) -> dict[str, str]:
-    """Return the tensor with the rounded numbers for each place: module of a layer, or name of a scale of the cache.
+def rounding_points(model: onnx.ModelProto, layout: QuantizationLayout, tensors: Iterable[str]) -> dict[str, str]:
+    """Return the tensor with the rounded numbers for each place.
 
-    Places that the graph lacks or shares are left out.
+    A place is the module of a layer, the name of a scale of the cache, or ``inputs_embeds``, rows of a table whose
+    numbers were rounded after a factor was folded into them. Places that the graph lacks or shares are left out.
+
+    Args:
+        model: the graph.
+        layout: what of the original is quantized.
+        tensors: names of the tensors of the original.
     """
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
@@ -37,12 +46,21 @@ def rounding_points(model: onnx.ModelProto, layout: QuantizationLayout) -> dict[
         product = _product(f"{module}.weight", consumers) if form.input != "none" else None
         if product is not None:
             found[module] = product.input[0]
+    if any(value.name == EMBEDS for value in model.graph.input) and not embeds_are_made(model):
+        found[EMBEDS] = EMBEDDED
     if layout.kv_cache is not None:
-        for name, nodes in consumers.items():
-            rounded = _rounded_new(nodes, consumers) if KV_SCALE.fullmatch(name) else None
+        plugins = _rounded_by_plugins(model)
+        for match in filter(None, map(KV_SCALE.fullmatch, tensors)):
+            name, place = match[0], (int(match["layer"]), match["kind"])
+            rounded = _rounded_new(consumers.get(name, ()), consumers) or plugins.get(place)
             if rounded is not None:
                 found[name] = rounded
     return found
+
+
+def embeds_are_made(model: onnx.ModelProto) -> bool:
+    """Say whether nodes make the input of the first layer of what is passed in."""
+    return any(EMBEDDED in node.output for node in model.graph.node)
 
 
 def _product(weight: str, consumers: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:
@@ -58,7 +76,19 @@ def _product(weight: str, consumers: Mapping[str, list[onnx.NodeProto]]) -> onnx
     return None
 
 
-def _rounded_new(nodes: list[onnx.NodeProto], consumers: Mapping[str, list[onnx.NodeProto]]) -> str | None:
+def _rounded_by_plugins(model: onnx.ModelProto) -> dict[tuple[int, str], str]:
+    """Return what plugins round new keys (``k``) and values (``v``) to, by layer; see ``paged/functions.py``."""
+    found: dict[tuple[int, str], str] = {}
+    for node in model.graph.node:
+        in_fp8 = any(item.name == "enable_fp8_kv_cache" and item.i for item in node.attribute)
+        if node.op_type == "AttentionPlugin" and in_fp8:
+            present = node.output[1]
+            layer = int(present.removeprefix(PRESENT))
+            found |= {(layer, name[0]): f"{present}.{name}" for name in ROUNDED}
+    return found
+
+
+def _rounded_new(nodes: Sequence[onnx.NodeProto], consumers: Mapping[str, list[onnx.NodeProto]]) -> str | None:
     """Return what the first rounding with a scale of the cache gives: that of the new keys or values."""
     for node in nodes:
         following = consumers.get(node.output[0], ())

@@ -93,7 +93,7 @@ class Subject:
         """Tensor of the graph for each place where numbers are rounded; see :func:`rounding_points`."""
         from edgellm_core.verification.rounding_points import rounding_points
 
-        return rounding_points(self.graph, self.layout) if self.layout else {}
+        return rounding_points(self.graph, self.layout, self.tensors) if self.layout else {}
 
     @property
     def one_token(self) -> bool:

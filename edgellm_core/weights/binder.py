@@ -12,6 +12,7 @@ import numpy as np
 from edgellm_core.settings import ELEMENT_BYTES, PAIRED_TYPES
 from edgellm_core.weights.cast import (
     BITS,
+    Bits,
     as_float,
     can_cast,
     find_cast,
@@ -19,12 +20,14 @@ from edgellm_core.weights.cast import (
     first_non_finite,
     first_not_positive,
     join_pairs,
+    multiplied,
     one_torch_thread,
 )
 from edgellm_core.weights.errors import (
     FourBitRangeError,
     NonFiniteWeightError,
     RecipeMismatchError,
+    ScaledWeightOverflowError,
     ScaleNotPositiveError,
     UnsupportedCastError,
     WeightOverflowError,
@@ -132,6 +135,7 @@ def bind(
     Raises:
         NonFiniteWeightError: a weight is NaN or infinite.
         WeightOverflowError: a weight is too large for its new element type.
+        ScaledWeightOverflowError: a weight times the recipe's factor is.
         ScaleNotPositiveError: a divisor is not above 0 in its new element type.
         FourBitRangeError: a number to be joined to pairs has more than four bits.
         TruncatedTensorError: a file of the checkpoint is too short.
@@ -269,10 +273,23 @@ def _convert(recipe: Recipe, entry: TensorEntry, source: Bytes, target: Bytes, s
             value = as_float(int(values[index]), entry.element_type)
             position = _index_in_file(recipe, entry, start + index)
             raise WeightOverflowError(entry.name, position, value, recipe.element_type)
+    if recipe.factor != 1:
+        _multiply(recipe, entry, made, start)
     index = first_not_positive(made) if recipe.positive else None
     if index is not None:
         value = as_float(int(values[index]), entry.element_type)
         raise ScaleNotPositiveError(entry.name, value, recipe.element_type)
+
+
+def _multiply(recipe: Recipe, entry: TensorEntry, made: Bits, start: int) -> None:
+    """Multiply one converted chunk by the factor of its recipe, in place."""
+    products = multiplied(made, recipe.element_type, recipe.factor)
+    index = first_non_finite(products, recipe.element_type)
+    if index is not None:
+        value = as_float(int(made[index]), recipe.element_type)
+        position = _index_in_file(recipe, entry, start + index)
+        raise ScaledWeightOverflowError(entry.name, position, value, recipe.factor, recipe.element_type)
+    made[:] = products
 
 
 def _convert_small(recipe: Recipe, entry: TensorEntry, source: Bytes, target: Bytes, start: int) -> None:

@@ -47,6 +47,21 @@ def find_cast(source: str, target: str) -> Cast:
     return torch_cast(source, target) if "torch" in sys.modules else numpy_cast(source, target)
 
 
+def multiplied(values: Bits, element_type: str, factor: float) -> Bits:
+    """Return the products with a number, computed in float32 and rounded to the type of the values."""
+    wide: Bits = values.copy()
+    if element_type != "F32":
+        wide = np.empty(values.shape, np.uint32)
+        find_cast(element_type, "F32")(values, wide)
+    with np.errstate(over="ignore"):  # the caller looks for infinities
+        wide.view(np.float32)[:] *= np.float32(factor)
+    if element_type == "F32":
+        return wide
+    products: Bits = np.empty_like(values)
+    find_cast("F32", element_type)(wide, products)
+    return products
+
+
 def torch_cast(source: str, target: str) -> Cast:
     """Return a cast that runs in torch, which must be imported."""
     torch: types.ModuleType = sys.modules["torch"]

@@ -110,6 +110,17 @@ class WeightOverflowError(UserError):
         )
 
 
+class ScaledWeightOverflowError(UserError):
+    """A weight times a factor that is folded into it is too large for the element type of the graph."""
+
+    def __init__(self, name: str, index: int, value: float, factor: float, element_type: str) -> None:
+        """Name the tensor, the flat index of the first such weight, its value, the factor, and a way around."""
+        super().__init__(
+            f"Tensor {name!r} has the value {value:.6g} at flat index {index}; {element_type} can't hold it times "
+            f"{factor:g}, a factor of the model that is folded into it. Build with --target onnx --precision bf16."
+        )
+
+
 class ScaleNotPositiveError(UserError):
     """A scale by which the graph divides is not above zero, or not any more in the element type of the graph."""
 

@@ -44,6 +44,7 @@ class Recipe:
         transpose: swap the two axes of every source before appending; all sources then have two dimensions. Pairs stay
             together: ``[rows / 2, columns]`` bytes, whose pairs lie along the rows, become ``[columns, rows]``.
         join: sources hold one four-bit number a byte; after the swap, neighbours along the last axis become pairs.
+        factor: what every number is multiplied with after it was cast; only of F32, F16 and BF16.
         positive: every element must be above 0 in its new type, as divisors must.
         row_orders: for each source the order in which its rows (axis 0) are taken, empty for that of the file; ``()``
             where all lie as in the file. Not with ``transpose`` or ``join``.
@@ -56,6 +57,7 @@ class Recipe:
     packing: Packing | None = None
     transpose: bool = False
     join: bool = False
+    factor: float = 1.0
     positive: bool = False
     row_orders: tuple[tuple[int, ...], ...] = ()
 

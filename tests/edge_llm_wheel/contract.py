@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.edge_llm_wheel.compare import Difference, compare_weights, plugin_nodes, read_config
 from tests.edge_llm_wheel.graph import Graph, described
-from tests.edge_llm_wheel.stored import stored_weights
+from tests.edge_llm_wheel.stored import stored_scales, stored_weights
 from tests.edge_llm_wheel.weights import exported_weights
 
 if TYPE_CHECKING:
@@ -56,16 +56,20 @@ def outputs(config: dict[str, Any]) -> list[Value]:
 
 def caches(config: dict[str, Any], tense: str) -> list[Value]:
     """Return the paged KV pools, keys first."""
+    kind = {"fp16": "FLOAT16", "fp8": "FLOAT8E4M3FN"}[config["kv_cache_dtype"]]
     shape = (2, "num_pages", PAGE, config["num_key_value_heads"], config["head_dim"])
-    return [(f"{tense}_key_values_{layer}", "FLOAT16", shape) for layer in range(config["num_hidden_layers"])]
+    return [(f"{tense}_key_values_{layer}", kind, shape) for layer in range(config["num_hidden_layers"])]
 
 
-def attention(config: dict[str, Any], layer: int, *, head_norms: bool, after_rope: bool) -> dict[str, Any]:
+def attention(
+    config: dict[str, Any], layer: int, *, scales: list[float], head_norms: bool, after_rope: bool
+) -> dict[str, Any]:
     """Return attributes, inputs and outputs of the attention of a layer.
 
     Args:
         config: that of the export.
         layer: its index.
+        scales: of queries, keys and values in fp8.
         head_norms: whether queries and keys are normalized by head.
         after_rope: whether that is done after RoPE.
     """
@@ -75,11 +79,11 @@ def attention(config: dict[str, Any], layer: int, *, head_norms: bool, after_rop
         "num_kv_heads": config["num_key_value_heads"],
         "head_size": config["head_dim"],
         "enable_tree_attention": 0,
-        "enable_fp8_kv_cache": 0,
+        "enable_fp8_kv_cache": int(config["kv_cache_dtype"] == "fp8"),
         "enable_context_mask_selector": 0,
         "enable_vision_block_attention": 0,
         "sliding_window_size": -1,
-        "qkv_scales": [1.0, 1.0, 1.0],
+        "qkv_scales": scales,
         "attention_scale": config["head_dim"] ** -0.5,
         "skip_softmax_scale_factor": 0.0,
         "rms_norm_eps": float(np.float32(config["rms_norm_eps"] if head_norms else 1e-6)),  # unused without them
@@ -122,7 +126,7 @@ def contract_differences(export: Path, checkpoint: Path, family: str) -> list[Di
     graph, config = Graph(export / "model.onnx"), read_config(export)
     return [
         *_interface_differences(graph, config),
-        *_attention_differences(graph, config, family),
+        *_attention_differences(graph, config, checkpoint, family),
         *(Difference("config", name, "nothing", "a value") for name in ALWAYS_IN_CONFIG if name not in config),
         *compare_weights(exported_weights(graph), stored_weights(checkpoint)),
     ]
@@ -140,13 +144,14 @@ def _interface_differences(graph: Graph, config: dict[str, Any]) -> Iterator[Dif
             yield Difference("output", str(place), own, wanted)
 
 
-def _attention_differences(graph: Graph, config: dict[str, Any], family: str) -> Iterator[Difference]:
+def _attention_differences(graph: Graph, config: dict[str, Any], checkpoint: Path, family: str) -> Iterator[Difference]:
     nodes = plugin_nodes(graph).get("trt_edgellm::AttentionPlugin", [])
     if len(nodes) != config["num_hidden_layers"]:
         yield Difference("plugin", "AttentionPlugin nodes", len(nodes), config["num_hidden_layers"])
     for layer, node in enumerate(nodes):
         head_norms, after_rope = family in HEAD_NORMS, HEAD_NORMS.get(family, False)
-        wanted = attention(config, layer, head_norms=head_norms, after_rope=after_rope)
+        scales = stored_scales(checkpoint, layer)
+        wanted = attention(config, layer, scales=scales, head_norms=head_norms, after_rope=after_rope)
         for name in sorted(node.keys() | wanted.keys()):
             if node.get(name) != wanted.get(name):
                 yield Difference("plugin", f"AttentionPlugin {layer} {name}", node.get(name), wanted.get(name))

@@ -64,6 +64,13 @@ def stored_weights(directory: Path) -> Weights:
     return found | {f"channels.{place}": {"weight": scale} for place, scale in enumerate(channels)}
 
 
+def stored_scales(directory: Path, layer: int) -> list[float]:
+    """Return the scales of queries, keys and values of a layer; 1 where none is stored."""
+    tensors = read_tensors(directory)
+    names = [f"model.layers.{layer}.self_attn.{kind}_proj.{kind}_scale" for kind in "qkv"]
+    return [tensors[name].item() if name in tensors else 1.0 for name in names]
+
+
 def stored_parts(tensors: Mapping[str, torch.Tensor], module: str) -> Parts:
     """Return weight, scales and bias of a linear layer."""
     own = {name.rpartition(".")[2]: value for name, value in tensors.items() if name.rpartition(".")[0] == module}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SCRIPT: Final = Path(__file__).with_name("export_with_wheel.py")
 
 TIME_LIMIT: Final = 600
-"""Seconds for all exports of one run; twenty tiny ones take one minute."""
+"""Seconds for all exports of one run; two dozen tiny ones take a minute."""
 
 
 def run_script(python: Path, *arguments: str) -> str:

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from edgellm_core.checkpoint.json_files import read_config
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.quantization.layout import read_layout
+from edgellm_core.targets.edge_llm import EdgeLlmTarget
 from edgellm_core.verification.errors import ReferenceLoadError, ScaleRangeError
 from edgellm_core.verification.reference import load_reference
 from edgellm_core.verification.subject import Subject, cut_config
@@ -179,6 +180,16 @@ def test_a_scale_that_float16_does_not_hold_is_refused(copied, suffix):
     with pytest.raises(ScaleRangeError, match=rf"'{name}' changes what it scales by 0\.0"):
         load_reference(subject)
     load_reference(dataclasses.replace(subject, config=cut_config(subject.config, 1), layers=1))
+
+
+def test_a_scale_of_the_cache_that_float16_does_not_hold(copied):
+    name = "model.layers.1.self_attn.k_proj.k_scale"
+    folder = copied("fp8", lambda weights: weights[name].fill_(1.52e-6), kv_cache=True)
+    subject = subject_of(folder)
+    subject.graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    with pytest.raises(ScaleRangeError, match=name):
+        load_reference(subject)
+    load_reference(dataclasses.replace(subject, target=EdgeLlmTarget()))
 
 
 def test_small_scales_of_small_weights_are_let_through(copied):

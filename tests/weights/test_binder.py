@@ -19,6 +19,7 @@ from edgellm_core.weights.binder import ALIGNMENT, bind, plan_layout
 from edgellm_core.weights.errors import (
     NonFiniteWeightError,
     RecipeMismatchError,
+    ScaledWeightOverflowError,
     TruncatedTensorError,
     UnreadableFileError,
     UnsupportedCastError,
@@ -157,6 +158,26 @@ def test_bfloat16_overflow_suggests_float32(write_tensors, tmp_path):
     recipes = [recipe_for("x", tensor, "BF16")]
     match = r"3\.4e\+38 at flat index 0, which BF16 can't hold. Build with --precision fp32\."
     refuse(WeightOverflowError, match, recipes, write_tensors({"x": tensor}), tmp_path / "data")
+
+
+@pytest.mark.parametrize("source", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("target", ["F32", "F16", "BF16"])
+def test_a_factor_multiplies_what_was_cast(write_tensors, tmp_path, source, target):
+    tensor = torch.randn(300, generator=torch.Generator().manual_seed(2)).to(FLOATS[source])
+    index = write_tensors({"x": tensor})
+    recipes = [recipe_for("x", tensor, target, factor=9.796875)]
+    bind(recipes, index, tmp_path / "data", report=Reporter("bind"), chunk_bytes=64)
+    wanted = (tensor.to(FLOATS[target]).float() * 9.796875).to(FLOATS[target])
+    assert (tmp_path / "data").read_bytes() == bytes_of(wanted)
+
+
+@pytest.mark.parametrize("source", ["F32", "F16"])
+def test_a_product_that_overflows_is_refused(write_tensors, tmp_path, source):
+    tensor = torch.ones(200, dtype=FLOATS[source])
+    tensor[130] = -30000
+    recipes = [recipe_for("x", tensor, "F16", factor=3.5)]
+    match = r"'x' has the value -30000 at flat index 130; F16 can't hold it times 3\.5, a factor .* --precision bf16"
+    refuse(ScaledWeightOverflowError, match, recipes, write_tensors({"x": tensor}), tmp_path / "data")
 
 
 def test_index_of_a_transposed_weight_is_that_of_the_checkpoint(write_tensors, tmp_path):

@@ -3,6 +3,13 @@
 All tokens of all sequences stand in one list. The plugin normalises and rotates new queries and keys, writes new keys
 and values into the pages that ``kv_page_table`` names, and lets each token attend to the tokens of its own sequence at
 or before itself, at most ``sliding_window_size`` of them. Numbers are float32 inside; what is stored is float16.
+
+A pool in fp8 (``enable_fp8_kv_cache``) holds ``E4M3(x / scale)`` and stands for ``stored · scale``. The contract says
+that ``qkv_scales`` are the numbers that dequantize queries, keys and values, and that the pool is FLOAT8E4M3FN. Our
+reading: rounding is to nearest even and saturates, as CUDA's conversion and ONNX's ``QuantizeLinear`` do; all tokens,
+those of the same step too, are attended to as they are stored; and queries are not rounded. Kernels for prompts differ
+in the last two: those of SM 100 to 110 round queries to E4M3 with the first scale, others take the keys and values of a
+first prompt before they are rounded.
 """
 
 from __future__ import annotations
@@ -10,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.runtime.errors import PluginAttributeError
-from edgellm_core.runtime.paged.function_body import FLOAT, FLOAT16, INT64, FunctionBody
+from edgellm_core.runtime.paged.function_body import FLOAT, FLOAT8, FLOAT16, INT64, FunctionBody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +31,10 @@ LOWEST: Final = -3.0e38
 
 BEFORE: Final = ("qkv", "pool", "query_lengths", "rope", "past_lengths", "page_table")
 AFTER: Final = ("query_start_offsets", "sequence_lengths", "phase", "context_count")
+
+ROUNDED: Final = ("keys", "values")
+"""What a function over a pool in fp8 returns besides: new keys and values as they are stored, ``[tokens, kv_heads,
+size]``."""
 
 
 def attention_function(name: str, attributes: Mapping[str, Any]) -> onnx.FunctionProto:
@@ -39,12 +50,13 @@ def attention_function(name: str, attributes: Mapping[str, Any]) -> onnx.Functio
     optional += ["sinks"] if attributes["enable_attention_sink"] else []
     body = _Body(attributes)
     body.write()
-    return body.function(name, [*BEFORE, *optional, *AFTER], ["attended", "present"])
+    rounded = ROUNDED if attributes["enable_fp8_kv_cache"] else ()
+    return body.function(name, [*BEFORE, *optional, *AFTER], ["attended", "present", *rounded])
 
 
 _NEVER: Final = (
-    "enable_tree_attention", "enable_fp8_kv_cache", "enable_context_mask_selector", "enable_vision_block_attention",
-    "enable_kv_shared", "enable_contiguous_query_swa",
+    "enable_tree_attention", "enable_context_mask_selector", "enable_vision_block_attention", "enable_kv_shared",
+    "enable_contiguous_query_swa",
 )  # fmt: skip
 
 
@@ -54,6 +66,7 @@ class _Body(FunctionBody):
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         super().__init__()
         self.attributes = attributes
+        self.scales = attributes["qkv_scales"][1:] if attributes["enable_fp8_kv_cache"] else None
 
     def write(self) -> None:
         """Write everything."""
@@ -121,13 +134,27 @@ class _Body(FunctionBody):
         return sequence, self.op("Add", past, inside)
 
     def _written(self, key: str, value: str, sequence: str, position: str, kv_heads: int, size: int) -> str:
-        """Write new keys and values; return the pool as ``[slots, kv_heads, size]``."""
-        flat = self.op("Reshape", "pool", self.ints(-1, kv_heads, size))
+        """Write new keys and values; return the pool as ``[slots, kv_heads, size]``, numbers of E4M3 as float32."""
+        pool = self.op("Cast", "pool", to=FLOAT) if self.scales else "pool"
+        flat = self.op("Reshape", pool, self.ints(-1, kv_heads, size))
         for plane, new in ((0, key), (1, value)):
+            stored = self._rounded(new, self.scales[plane], ROUNDED[plane]) if self.scales else new
             slots = self._slots(plane, sequence, position)
-            flat = self.op("ScatterND", flat, self.op("Unsqueeze", slots, self.ints(1)), new)
-        self.op("Reshape", flat, self.op("Shape", "pool"), out="present")
+            flat = self.op("ScatterND", flat, self.op("Unsqueeze", slots, self.ints(1)), stored)
+        shape = self.op("Shape", "pool")
+        if self.scales:
+            self.op("Cast", self.op("Reshape", flat, shape), to=FLOAT8, out="present")
+        else:
+            self.op("Reshape", flat, shape, out="present")
         return flat
+
+    def _rounded(self, new: str, scale: float, out: str) -> str:
+        """Return new keys or values as numbers of E4M3, in float32; ``out`` gets what they stand for."""
+        factor = self.number(scale)
+        rounded = self.op("QuantizeLinear", self.op("Cast", new, to=FLOAT), factor, output_dtype=FLOAT8)
+        stored = self.op("Cast", rounded, to=FLOAT)
+        self.op("Mul", stored, factor, out=out)
+        return stored
 
     def _slots(self, plane: int, sequence: str, position: str) -> str:
         """Return the slot of a position of a sequence, in a pool whose pages of both planes are counted through."""
@@ -143,9 +170,7 @@ class _Body(FunctionBody):
     def _attend(self, query: str, pool: str, sequence: str, position: str) -> None:
         """Attend over the slots of all sequences; a token sees those of its own."""
         of_key, at = self._all_places()
-        keys, values = (
-            self.op("Cast", self.op("Gather", pool, self._slots(plane, of_key, at)), to=FLOAT) for plane in (0, 1)
-        )
+        keys, values = (self._read(pool, plane, self._slots(plane, of_key, at)) for plane in (0, 1))
         logits = self._logits(query, keys)
         seen = self._seen(sequence, position, of_key, at)
         masked = self.op("Where", seen, logits, self.number(LOWEST))
@@ -158,6 +183,11 @@ class _Body(FunctionBody):
         split = self.op("Reshape", product, self.ints(kv_heads, -1, heads // kv_heads, size))
         joined = self.op("Reshape", self.op("Transpose", split, perm=[1, 0, 2, 3]), self.ints(-1, heads, size))
         self.op("Cast", joined, to=FLOAT16, out="attended")
+
+    def _read(self, pool: str, plane: int, slots: str) -> str:
+        """Return the keys or values of slots in float32, ``[slots, kv_heads, size]``."""
+        stored = self.op("Cast", self.op("Gather", pool, slots), to=FLOAT)
+        return self.op("Mul", stored, self.number(self.scales[plane])) if self.scales else stored
 
     def _all_places(self) -> tuple[str, str]:
         """Return sequence and position of every slot that the page table names, sequence by sequence."""

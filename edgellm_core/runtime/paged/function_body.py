@@ -14,8 +14,8 @@ DOMAIN: Final = "trt_edgellm"
 
 OPSET: Final = 23
 
-FLOAT, UINT8, INT32, INT64, FLOAT16 = 1, 2, 6, 7, 10
-"""``onnx.TensorProto.DataType``."""
+FLOAT, INT32, INT64, FLOAT16, FLOAT8 = 1, 6, 7, 10, 17
+"""``onnx.TensorProto.DataType``; FLOAT8 is E4M3FN."""
 
 
 class FunctionBody:

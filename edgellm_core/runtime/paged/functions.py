@@ -26,7 +26,8 @@ def add_functions(model: onnx.ModelProto) -> None:
     """Give a graph a function for each plugin and set of attributes that it has; the nodes call them afterwards.
 
     Args:
-        model: changed in place; each node of a plugin keeps its inputs and outputs.
+        model: changed in place; each node of a plugin keeps its inputs and outputs. What a function returns besides is
+            named after the second of them, like ``present_key_values_0.keys``.
     """
     from onnx import helper
 
@@ -39,6 +40,9 @@ def add_functions(model: onnx.ModelProto) -> None:
         key = f"{node.op_type} {sorted(attributes.items())}"
         if key not in functions:
             functions[key] = make(f"{node.op_type}_{len(functions)}", attributes)
-        node.op_type = functions[key].name
+        function = functions[key]
+        node.op_type = function.name
         del node.attribute[:]
+        further = function.output[len(node.output) :]
+        node.output.extend(f"{node.output[1]}.{name}" for name in further)
     model.functions.extend(functions.values())

@@ -10,11 +10,11 @@ import numpy as np
 
 from edgellm_core.checkpoint.safetensors_header import read_header
 from edgellm_core.errors import one_line
-from edgellm_core.runtime.errors import GraphRunError
+from edgellm_core.runtime.errors import CacheTypeError, GraphRunError
 from edgellm_core.runtime.paged.functions import add_functions
 from edgellm_core.runtime.paged.pages import PAGE_TOKENS, Pages
 from edgellm_core.runtime.paged.rope import rope_of
-from edgellm_core.runtime.session import STATE_TYPES, load_decoder
+from edgellm_core.runtime.session import FLOAT8, STATE_TYPES, load_decoder, state_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,9 +30,13 @@ PREFILL, CHUNK, DECODE = 1, 2, 3
 UNWRITTEN: Final = 60.0
 """What pages hold before they are written: a graph that reads them goes wrong visibly."""
 
+UNWRITTEN_FLOAT8: Final = 0x7E
+"""The same of pages in FLOAT8E4M3FN, as bits: 448, the largest number."""
+
 PAST, PRESENT = "past_key_values_", "present_key_values_"
+EMBEDS: Final = "inputs_embeds"
 EMBEDDED: Final = "hidden_states.input"
-"""What the gate calls the input of the first layer; here it is the graph's input itself."""
+"""What the gate calls the input of the first layer; here mostly the graph's input itself."""
 
 
 class Inputs(Protocol):
@@ -73,18 +77,29 @@ class PagedGraph:
             session: the graph in ONNX Runtime, its plugins written as functions.
             folder: where its files lie.
             extra: names of further tensors that it shows.
+
+        Raises:
+            CacheTypeError: config.json says another type of cache, which the runtime refuses too.
         """
         self._path = folder / "model.onnx"
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self._table = _embedding(folder)
-        self._extra = list(extra)
-        self._shown = [name for name in self._extra if name != EMBEDDED]
+        outputs = {value.name for value in session.get_outputs()}
+        self._shown = [name for name in extra if name in outputs]
+        self._shows_embeds = EMBEDDED in extra and EMBEDDED not in outputs
         self._session = session
         inputs = session.get_inputs()
-        self._pools = {value.name: value.shape for value in inputs if value.name.startswith(PAST)}
+        self._pools = {value.name: (value.type, value.shape) for value in inputs if value.name.startswith(PAST)}
+        self._require_stated_type()
         self._wanted = {value.name for value in inputs}
-        self._dtype = next(STATE_TYPES[value.type] for value in inputs if value.name == "inputs_embeds")
+        self._dtype = next(STATE_TYPES[value.type] for value in inputs if value.name == EMBEDS)
         self.start(1)
+
+    def _require_stated_type(self) -> None:
+        stated = str(self._config["kv_cache_dtype"])
+        found = sorted({"fp8" if kind in FLOAT8 else "fp16" for kind, _ in self._pools.values()})
+        if found != [stated]:
+            raise CacheTypeError(self._path, stated, found)
 
     def start(self, batch: int) -> None:
         """Forget everything; ``batch`` sequences follow."""
@@ -96,7 +111,8 @@ class PagedGraph:
         """Run one step.
 
         Returns:
-            float32 logits [batch, seq, vocab], zero at padding, and the extra tensors by name, in float32.
+            float32 logits [batch, seq, vocab], zero at padding, and the extra tensors by name, in float32 with the axes
+            that target ``onnx`` gives them: [batch, seq, …], or [batch, heads, seq, size].
 
         Raises:
             GraphRunError: ONNX Runtime stopped.
@@ -111,7 +127,7 @@ class PagedGraph:
         self._pages.reserve(self._lengths)
         self._grow_pools()
         embeds = self._table[inputs.input_ids[real]].astype(self._dtype, copy=False)
-        arrays = {"inputs_embeds": embeds, **self._described(counts, past, inputs.position_ids[real])}
+        arrays = {EMBEDS: embeds, **self._described(counts, past, inputs.position_ids[real])}
         feeds = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
             for name, array in arrays.items()
@@ -124,8 +140,8 @@ class PagedGraph:
             raise GraphRunError(self._path, one_line(error)) from error
         self._pool = dict(zip(self._pools, results[1:], strict=False))
         shown = {name: value.numpy() for name, value in zip(self._shown, results[1 + len(self._pools) :], strict=True)}
-        shown |= {EMBEDDED: embeds} if EMBEDDED in self._extra else {}
-        return _padded(results[0].numpy(), real), {name: _padded(value, real) for name, value in shown.items()}
+        shown |= {EMBEDDED: embeds} if self._shows_embeds else {}
+        return _padded(results[0].numpy(), real), {name: _by_batch(value, real) for name, value in shown.items()}
 
     def _described(self, counts: Array, past: list[int], positions: Ids) -> dict[str, Array]:
         """Return what the runtime says about the tokens of a step; logits are asked of all of them."""
@@ -151,17 +167,15 @@ class PagedGraph:
 
     def _grow_pools(self) -> None:
         """Give every layer as many pages as there are."""
-        import onnxruntime
-
-        for name, shape in self._pools.items():
+        for name, (kind, (*_, heads, size)) in self._pools.items():
             old = self._pool[name].numpy() if name in self._pool else None
             if old is not None and old.shape[1] == self._pages.count:
                 continue
-            _, _, _, heads, size = shape
-            pool = np.full((2, self._pages.count, PAGE_TOKENS, heads, size), UNWRITTEN, self._dtype)
+            unwritten = UNWRITTEN_FLOAT8 if kind in FLOAT8 else UNWRITTEN
+            pool = np.full((2, self._pages.count, PAGE_TOKENS, heads, size), unwritten, STATE_TYPES[kind])
             if old is not None:
                 pool[:, : old.shape[1]] = old
-            self._pool[name] = onnxruntime.OrtValue.ortvalue_from_numpy(pool)
+            self._pool[name] = state_value(pool, kind)
 
 
 class PagedSession:
@@ -193,6 +207,12 @@ def _padded(values: Array, real: Array) -> Logits:
     whole = np.zeros((*real.shape, *values.shape[1:]), np.float32)
     whole[real] = values
     return whole
+
+
+def _by_batch(values: Array, real: Array) -> Logits:
+    """Return ``[tokens, …]`` as float32 ``[batch, seq, …]``; heads ``[tokens, heads, size]`` get seq behind them."""
+    whole = _padded(values, real)
+    return whole.swapaxes(1, 2) if whole.ndim == 4 else whole
 
 
 def _embedding(folder: Path) -> Array:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from edgellm_core.contract import QuantizedForm, Target
-from edgellm_core.errors import NoFormError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.contract import ModelFamily
+    from edgellm_core.contract import ModelFamily, Table
     from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.rule import Rule
 
@@ -30,7 +30,8 @@ class EdgeLlmTarget(Target):
     graph_session: ClassVar[str] = "edgellm_core.verification.paged_session:PagedGraphSession"
     precisions: ClassVar[tuple[str, ...]] = ("fp16",)
     schemes: ClassVar[tuple[str, ...] | None] = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
-    kv_caches: ClassVar[tuple[str, ...] | None] = ()
+    kv_caches: ClassVar[tuple[str, ...] | None] = ("fp8",)
+    exact_cache_scales: ClassVar[bool] = True
     engine_form: ClassVar[str] = "edgellm_core.engine.edge_llm:EdgeLlmEngineForm"
     builds_engine: ClassVar[bool] = False
 
@@ -42,7 +43,6 @@ class EdgeLlmTarget(Target):
         return (
             fuse_attention.AttentionToPlugin(),
             quantized_linear.ConcatToQkvConcat(),
-            interface.EmbeddingToInput(),
             interface.HeadToChosenTokens(),
             lower_norms.RMSNormToRMSNormalization(),
             lower_norms.LayerNormToLayerNormalization(),
@@ -50,17 +50,17 @@ class EdgeLlmTarget(Target):
         )
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
-        """Return plugins for int4 layers and the Q/DQ form of others; caches are float16.
+        """Return plugins for int4 layers and the Q/DQ form of others; scales of caches become attributes.
 
         Raises:
-            NoFormError: a kind of weight that the runtime does not take, or a quantized cache.
+            NoFormError: a kind of weight that the runtime does not take.
             UnalignedInt4Error: an int4 layer whose size the plugin does not take.
         """
+        from edgellm_core.targets.edge_llm.quantized_cache import ScaledAppend
         from edgellm_core.targets.edge_llm.quantized_linear import quantized_linears
 
-        if model.caches:
-            raise NoFormError(self.name, {"an fp8 KV cache"})
-        return quantized_linears(self.name, model)
+        form = quantized_linears(self.name, model)
+        return replace(form, rules=(*form.rules, ScaledAppend(model))) if model.caches else form
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse a checkpoint without tokenizer or chat template."""
@@ -68,19 +68,15 @@ class EdgeLlmTarget(Target):
 
         check(checkpoint, family)
 
-    def tables(self, graph: gs.Graph) -> Mapping[str, str]:
-        """Return the embedding table."""
+    def finish(self, graph: gs.Graph) -> Mapping[str, Table]:
+        """Give the graph the runtime's inputs and outputs; return the embedding table."""
+        from edgellm_core.targets.edge_llm.embedding import take_embedding
         from edgellm_core.targets.edge_llm.files import EMBEDDING_FILE
-        from edgellm_core.targets.edge_llm.interface import embedding_of
-
-        node = embedding_of(graph)
-        return {} if node is None else {EMBEDDING_FILE: node.inputs[0].name}
-
-    def finish(self, graph: gs.Graph) -> None:
-        """Give the graph the runtime's inputs and outputs."""
         from edgellm_core.targets.edge_llm.interface import finish
 
+        table = take_embedding(graph)
         finish(graph)
+        return {EMBEDDING_FILE: table}
 
     def write_files(self, model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, folder: Path) -> None:
         """Write the runtime's config.json and chat_template.jinja."""

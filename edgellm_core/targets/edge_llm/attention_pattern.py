@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from edgellm_core.surgery.rule import semantic
 from edgellm_core.targets.edge_llm.errors import AttentionNotExpressibleError
+from edgellm_core.targets.edge_llm.quantized_cache import qkv_scales
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,7 @@ class AttentionPattern:
         window: last keys that a query sees, itself included; -1 for all.
         scale: factor on the logits.
         sinks: ``[heads]`` logits of an extra key, or None.
+        qkv_scales: what queries, keys and values in fp8 are multiplied with; None for a cache in float16.
         output: ``[batch, seq, heads * head_dim]``.
     """
 
@@ -78,6 +80,7 @@ class AttentionPattern:
     window: int
     scale: float
     sinks: gs.Tensor | None
+    qkv_scales: tuple[float, float, float] | None
     output: gs.Tensor
 
 
@@ -109,16 +112,16 @@ class _Reader:
             self.refuse(f"it attends in chunks of {maker.attrs['chunk']}")
         return int(maker.attrs["window"]) or -1
 
-    def cached(self, tensor: gs.Tensor, kind: str) -> tuple[int, gs.Tensor]:
-        """Return the layer of a cache, and the new keys or values that it takes."""
+    def cached(self, tensor: gs.Tensor, kind: str) -> tuple[int, gs.Node]:
+        """Return the layer of a cache, and the node that appends new keys or values to it."""
         append = tensor.inputs[0] if tensor.inputs else None
         if append is None or not semantic(append, "Append"):
             self.refuse(f"its {kind}s are not the cache with new ones appended")
-        past, new = append.inputs
-        found = _PAST.fullmatch(past.name)
+        past = append.inputs[0].name
+        found = _PAST.fullmatch(past)
         if found is None or found[2] != kind:
-            self.refuse(f"its {kind}s come from the state {past.name!r}")
-        return int(found[1]), new
+            self.refuse(f"its {kind}s come from the state {past!r}")
+        return int(found[1]), append
 
     def stream(self, tensor: gs.Tensor) -> Stream:
         """Walk from ``[batch, heads, seq, head_dim]`` up to the projection."""
@@ -186,11 +189,11 @@ def read_attention(node: gs.Node) -> AttentionPattern:
     if node.attrs["softcap"]:
         reader.refuse(f"it caps its logits at {node.attrs['softcap']:g}, and the plugin has no cap")
     window = reader.window()
-    layer, new_keys = reader.cached(node.inputs[1], "key")
-    other, new_values = reader.cached(node.inputs[2], "value")
+    layer, keys = reader.cached(node.inputs[1], "key")
+    other, values = reader.cached(node.inputs[2], "value")
     if other != layer:
         reader.refuse(f"its keys are those of layer {layer} and its values those of layer {other}")
-    query, key, value = (reader.stream(tensor) for tensor in (node.inputs[0], new_keys, new_values))
+    query, key, value = (reader.stream(tensor) for tensor in (node.inputs[0], keys.inputs[1], values.inputs[1]))
     _check_streams(reader, query, key, value)
     return AttentionPattern(
         layer=layer,
@@ -200,6 +203,7 @@ def read_attention(node: gs.Node) -> AttentionPattern:
         window=window,
         scale=float(node.attrs["scale"]),
         sinks=node.inputs[4] if len(node.inputs) > 4 else None,
+        qkv_scales=qkv_scales(keys, values),
         output=reader.output(),
     )
 

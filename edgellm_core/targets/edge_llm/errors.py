@@ -41,6 +41,17 @@ class InputNotExpressibleError(UserError):
         )
 
 
+class EmbeddingMissingError(UserError):
+    """The graph does not look tokens up in a table."""
+
+    def __init__(self) -> None:
+        """Name what the runtime does."""
+        super().__init__(
+            "Target 'edge-llm' needs a graph that looks input_ids up in one table, as the runtime does; it has none. "
+            f"{REMEDY}"
+        )
+
+
 class SeveralRopesError(UserError):
     """Layers rotate by different angles."""
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
 
 from edgellm_core.surgery.rule import SEMANTIC_DOMAIN, Editor, Expected, Rule, semantic
 from edgellm_core.targets.edge_llm.attention_pattern import AttentionPattern, Stream, read_attention, whole_projection
 from edgellm_core.targets.edge_llm.errors import SeveralRopesError
 from edgellm_core.targets.edge_llm.interface import PAGE_TOKENS, PAST, PRESENT, TOKENS, runtime_input
+from edgellm_core.targets.edge_llm.quantized_cache import NOT_MEASURED
 from edgellm_core.targets.edge_llm.quantized_linear import PLUGIN_DOMAIN
 
 if TYPE_CHECKING:
@@ -20,10 +22,8 @@ if TYPE_CHECKING:
 
 FIXED: Final[dict[str, Any]] = {
     "enable_tree_attention": 0,
-    "enable_fp8_kv_cache": 0,
     "enable_context_mask_selector": 0,
     "enable_vision_block_attention": 0,
-    "qkv_scales": [1.0, 1.0, 1.0],
     "skip_softmax_scale_factor": 0.0,
     "enable_kv_shared": 0,
     "enable_contiguous_query_swa": 0,
@@ -88,7 +88,8 @@ _AFTER: Final = (
 def _cache_inputs(node: gs.Node, pattern: AttentionPattern, edit: Editor) -> list[gs.Tensor]:
     key = pattern.key
     shape = [2, "num_pages", PAGE_TOKENS, key.heads, key.head_dim]
-    pool = gs.Variable(f"{PAST}{pattern.layer}", np.float16, shape)
+    dtype = np.float16 if pattern.qkv_scales is None else helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
+    pool = gs.Variable(f"{PAST}{pattern.layer}", dtype, shape)
     given = [runtime_input(name, edit) for name in _BEFORE]
     rotary = pattern.query.rotary
     assert rotary is not None  # for mypy: the reader refuses it
@@ -111,6 +112,8 @@ def _attributes(pattern: AttentionPattern) -> dict[str, Any]:
         "enable_qk_norm": int(norm is not None),
         "qk_norm_post_rope": int(norm is not None and norm.after_rotary),
         "enable_attention_sink": int(pattern.sinks is not None),
+        "enable_fp8_kv_cache": int(pattern.qkv_scales is not None),
+        "qkv_scales": list(pattern.qkv_scales or (NOT_MEASURED,) * 3),
         **FIXED,
     }
 

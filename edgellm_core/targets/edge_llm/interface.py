@@ -1,4 +1,4 @@
-"""Inputs and outputs of a TensorRT-Edge-LLM 0.11 graph, and the rules that bring a graph there.
+"""Inputs and outputs of a TensorRT-Edge-LLM 0.11 graph, and what brings a graph there.
 
 Names, element types, symbols and order are those that the exporter of the wheel ``tensorrt-edgellm`` 0.11.0 writes for
 a plain decoder.
@@ -43,41 +43,14 @@ SCALARS: Final = {
 
 OLD_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
 PAST, PRESENT = "past_key_values_", "present_key_values_"
+EMBEDS: Final = "inputs_embeds"
+"""Input before all others: the rows of the embedding table, ``[physical_tokens, hidden]``."""
 
 
 def runtime_input(name: str, edit: Editor) -> gs.Tensor:
     """Return the input of that name; the same one at every call."""
     dtype, shape = SCALARS[name]
     return edit.shared(("input", name), lambda: gs.Variable(name, dtype, shape))
-
-
-def embedding_of(graph: gs.Graph) -> gs.Node | None:
-    """Return the node that looks ``input_ids`` up in a table."""
-    return next((node for node in graph.nodes if _looks_up(node)), None)
-
-
-def _looks_up(node: gs.Node) -> bool:
-    table_first = node.op == "Gather" and not node.domain and int(node.attrs.get("axis", 0)) == 0
-    return bool(table_first and node.inputs[1].name == "input_ids" and not node.inputs[0].inputs)
-
-
-class EmbeddingToInput(Rule):
-    """``Gather(table, input_ids)`` → graph input ``inputs_embeds`` [physical_tokens, hidden]; the runtime looks up."""
-
-    def expected(self, dimensions: GraphDimensions) -> Expected:
-        """Once."""
-        del dimensions
-        return Expected.exactly(1)
-
-    def match(self, node: gs.Node, graph: gs.Graph) -> bool:
-        """Match the lookup of the ids."""
-        del graph
-        return _looks_up(node)
-
-    def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        """Let every reader take the input."""
-        embeds = gs.Variable("inputs_embeds", node.inputs[0].dtype, [TOKENS, node.inputs[0].shape[-1]])
-        edit.replace(node.outputs[0], embeds)
 
 
 class HeadToChosenTokens(Rule):
@@ -140,7 +113,7 @@ def finish(graph: gs.Graph) -> None:
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     _refuse_old_inputs(graph)
     present = {tensor.name: tensor for node in graph.nodes for tensor in node.inputs if not tensor.inputs}
-    embeds = present["inputs_embeds"]
+    embeds = present[EMBEDS]
     scalars = [present.get(name) or gs.Variable(name, *kind) for name, kind in SCALARS.items()]
     graph.inputs = [embeds, *(node.inputs[1] for node in plugins), *scalars]
     _make_token_major(graph)

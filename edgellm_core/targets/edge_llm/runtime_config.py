@@ -72,7 +72,7 @@ def runtime_config(
         "ple_enabled": False,
         "num_ple_inputs": 0,
         "ple_hidden_size": 0,
-        "kv_cache_dtype": "fp16",
+        "kv_cache_dtype": "fp8" if _one(plugins, "enable_fp8_kv_cache") else "fp16",
     }
     stops = list(dict.fromkeys(_ids(checkpoint.config.get("eos_token_id")) + _ids(generation.get("eos_token_id"))))
     return {**fields, "eos_token_id": stops} if stops else fields

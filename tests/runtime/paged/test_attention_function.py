@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,6 +11,7 @@ from onnx import helper
 
 from edgellm_core.runtime.errors import PluginAttributeError
 from edgellm_core.runtime.paged.functions import add_functions
+from edgellm_core.runtime.session import state_value
 
 HEADS, KV_HEADS, SIZE, ROTARY = 4, 2, 8, 4
 ATTRIBUTES = {
@@ -17,6 +19,7 @@ ATTRIBUTES = {
     "attention_scale": 0.4, "rms_norm_eps": 1e-3, "enable_qk_norm": 0, "qk_norm_post_rope": 0,
     "enable_attention_sink": 0, "enable_tree_attention": 0, "enable_fp8_kv_cache": 0, "enable_context_mask_selector": 0,
     "enable_vision_block_attention": 0, "enable_kv_shared": 0, "enable_contiguous_query_swa": 0, "plugin_version": "1",
+    "qkv_scales": [0.5, 0.007, 0.003],
 }  # fmt: skip
 AFTER = ["query_start_offsets", "attention_sequence_lengths", "phase", "carrier"]
 
@@ -29,17 +32,33 @@ def _session(attributes):
         "AttentionPlugin", [*names, *AFTER], ["attended", "present"], domain="trt_edgellm", **attributes
     )
     kinds = {"qkv": (10, 2), "pool": (10, 5), "rope": (1, 2), "table": (6, 3), "sinks": (1, 1)}
-    kinds |= {"q_gamma": (10, 1), "k_gamma": (10, 1)}
+    kinds |= {"q_gamma": (10, 1), "k_gamma": (10, 1)} | ({"pool": (17, 5)} if attributes["enable_fp8_kv_cache"] else {})
     inputs = [
         helper.make_tensor_value_info(name, kind, [None] * rank)
         for name, (kind, rank) in ((name, kinds.get(name, (6, 1))) for name in [*names, *AFTER])
     ]
-    outputs = [helper.make_tensor_value_info(name, 10, None) for name in ("attended", "present")]
+    outputs = [
+        helper.make_tensor_value_info("attended", 10, None),
+        helper.make_tensor_value_info("present", kinds["pool"][0], None),
+    ]
     graph = helper.make_graph([node], "one", inputs, outputs)
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("trt_edgellm", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
     add_functions(model)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _run(session, feeds):
+    """Run one step; return what is attended to, and the pool, in fp8 as its bits."""
+    kinds = {value.name: value.type for value in session.get_inputs()}
+    values = {name: state_value(np.ascontiguousarray(array), kinds[name]) for name, array in feeds.items()}
+    return [value.numpy() for value in session.run_with_ort_values(["attended", "present"], values)]
+
+
+def _stored(x, scale):
+    """What a cache in fp8 keeps of float16 numbers, multiplied out."""
+    narrow = x.astype(np.float16).astype(np.float32) / np.float32(scale)
+    return narrow.clip(-448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float64) * np.float32(scale)
 
 
 def _norm(x, gamma):
@@ -66,6 +85,10 @@ def _wanted(tokens, attributes, gammas, sinks):
             if attributes["enable_qk_norm"] and attributes["qk_norm_post_rope"]:
                 x = _norm(x, gamma)
             prepared[position, head] = x
+    values = heads[:, HEADS + KV_HEADS :]
+    if attributes["enable_fp8_kv_cache"]:
+        _, key_scale, value_scale = attributes["qkv_scales"]
+        prepared[:, HEADS:], values = _stored(prepared[:, HEADS:], key_scale), _stored(values, value_scale)
     result = np.zeros((len(tokens), HEADS, SIZE))
     window = attributes["sliding_window_size"]
     for position in range(len(tokens)):
@@ -77,7 +100,7 @@ def _wanted(tokens, attributes, gammas, sinks):
             extra = [sinks[head]] if attributes["enable_attention_sink"] else []
             weights = np.exp(np.append(logits, extra) - np.append(logits, extra).max())
             weights = (weights / weights.sum())[: len(logits)]
-            result[position, head] = weights @ heads[first : position + 1, HEADS + KV_HEADS + group]
+            result[position, head] = weights @ values[first : position + 1, group]
     return result
 
 
@@ -90,6 +113,8 @@ def _wanted(tokens, attributes, gammas, sinks):
         {"enable_qk_norm": 1, "qk_norm_post_rope": 1, "sliding_window_size": 130},
         {"enable_attention_sink": 1},
         {"enable_attention_sink": 1, "enable_qk_norm": 1},
+        {"enable_fp8_kv_cache": 1},
+        {"enable_fp8_kv_cache": 1, "enable_qk_norm": 1, "sliding_window_size": 130},
     ],
     ids=str,
 )
@@ -101,7 +126,8 @@ def test_ragged_steps_over_scattered_pages(changes):
     gammas = random.normal(1, 0.3, (2, SIZE)).astype(np.float16)
     sinks = random.normal(size=HEADS).astype(np.float32)
     wanted = [_wanted(one, attributes, gammas.astype(np.float64), sinks) for one in sequences]
-    pool = np.full((2, 6, 128, KV_HEADS, SIZE), 60.0, np.float16)
+    fp8 = attributes["enable_fp8_kv_cache"]
+    pool = np.full((2, 6, 128, KV_HEADS, SIZE), 0x7E if fp8 else 60.0, np.uint8 if fp8 else np.float16)
     table = np.array([[[4, 1], [7, 11]], [[0, 0], [8, 6]], [[5, 0], [10, 6]]], np.int32)
     session = _session(attributes)
     done = [0, 0, 0]
@@ -124,7 +150,7 @@ def test_ragged_steps_over_scattered_pages(changes):
             **({"q_gamma": gammas[0], "k_gamma": gammas[1]} if attributes["enable_qk_norm"] else {}),
             **({"sinks": sinks} if attributes["enable_attention_sink"] else {}),
         }
-        attended, pool = session.run(None, feeds)
+        attended, pool = _run(session, feeds)
         parts = np.split(attended, np.cumsum(counts)[:-1])
         for index, part in zip(active, parts, strict=True):
             expected = wanted[index][done[index] : done[index] + step[index]]
@@ -133,7 +159,7 @@ def test_ragged_steps_over_scattered_pages(changes):
     assert done == [140, 5, 20]
 
 
-@pytest.mark.parametrize("flag", ["enable_tree_attention", "enable_kv_shared", "enable_fp8_kv_cache"])
+@pytest.mark.parametrize("flag", ["enable_tree_attention", "enable_kv_shared"])
 def test_what_has_no_reference_is_refused(flag):
     with pytest.raises(PluginAttributeError, match=flag):
         _session({**ATTRIBUTES, flag: 1})

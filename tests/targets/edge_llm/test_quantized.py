@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import onnx
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import edgellm_core
-from edgellm_core.errors import NoFormError
+from edgellm_core.bundle import load_bundle
+from edgellm_core.quantization.errors import QuantizedTensorMismatchError
+from edgellm_core.runtime.errors import CacheTypeError
+from edgellm_core.runtime.text import TextGenerator
+from edgellm_core.verification.errors import VerificationFailedError
+from edgellm_core.weights.errors import NonFiniteWeightError, ScaleNotPositiveError
 from tests.stock_modelopt import export_stock, tiny_llama
+from tests.targets.edge_llm.conftest import Built
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +72,82 @@ def _maker(name, made):
     return _maker(node.input[0], made) if node.op_type == "Squeeze" else node
 
 
-def test_quantized_caches_are_refused(stock, tmp_path):
-    with pytest.raises(NoFormError, match="Target 'edge-llm' has no form for an fp8 KV cache"):
-        _build(stock("fp8", kv_cache=True), tmp_path / "out")
+@pytest.fixture(scope="module")
+def cached(stock, tmp_path_factory):
+    """A bundle with a KV cache in fp8, and its checkpoint."""
+    checkpoint = stock("int4_awq", kv_cache=True)
+    return Built(checkpoint, _build(checkpoint, tmp_path_factory.mktemp("cached") / "out"))
 
 
-def test_refused_before_anything_long(edge_llm, tmp_path):
-    settings = {"precision": "fp8", "kv_cache": "fp8"}
-    with pytest.raises(NoFormError, match="an fp8 KV cache"):
-        edgellm_core.build(edge_llm("llama").checkpoint, tmp_path / "out", target="edge-llm", **settings)
+def _scales(checkpoint):
+    """Return ``qkv_scales`` of each layer as the checkpoint has them."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    names = [[f"model.layers.{layer}.self_attn.{kind}_proj.{kind}_scale" for kind in "kv"] for layer in range(2)]
+    return [[1.0, *(tensors[name].item() for name in of_layer)] for of_layer in names]
+
+
+def test_a_cache_in_fp8_is_right_by_proof(cached):
+    verification = cached.bundle.manifest.verification
+    assert verification.status == "passed"
+    assert verification.max_rel_err < 1e-4
+    assert "keys and values rounded to fp8" in verification.reference
+    assert [one["enable_fp8_kv_cache"] for one in cached.plugins] == [1, 1]
+    assert [one["qkv_scales"] for one in cached.plugins] == _scales(cached.checkpoint)
+    values = [*cached.model.graph.input, *cached.model.graph.output]
+    pools = {value.name: value.type.tensor_type.elem_type for value in values if "key_values" in value.name}
+    assert len(pools) == 4
+    assert set(pools.values()) == {onnx.TensorProto.FLOAT8E4M3FN}
+    assert json.loads((cached.bundle.llm / "config.json").read_text(encoding="utf-8"))["kv_cache_dtype"] == "fp8"
+    assert len(TextGenerator(load_bundle(cached.bundle.directory)).generate("some words", max_new_tokens=3).tokens) == 3
+
+
+def test_a_scale_of_the_queries_is_taken_where_there_is_one(stock, tmp_path):
+    folder = shutil.copytree(stock("int4_awq", kv_cache=True), tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    names = [f"model.layers.{layer}.self_attn.q_proj.q_scale" for layer in range(2)]
+    measured = dict(zip(names, (torch.tensor([0.0125]), torch.tensor([0.03])), strict=True))
+    save_file({**tensors, **measured}, folder / "model.safetensors", metadata={"format": "pt"})
+    built = Built(folder, _build(folder, tmp_path / "out"))
+    wanted = [[measured[name].item(), *scales[1:]] for name, scales in zip(names, _scales(folder), strict=True)]
+    assert [one["qkv_scales"] for one in built.plugins] == wanted
+    assert edgellm_core.build(folder, tmp_path / "onnx", engine="none").manifest.verification.status == "passed"
+
+
+@pytest.mark.parametrize("factors", [(1, 1.05, 1), (1, 1, 1.05), (1, 0.5, 1)], ids=str)
+def test_a_wrong_scale_of_the_cache_is_caught(cached, verify_copy, factors):
+    def damage(llm):
+        model = onnx.load(str(llm / "model.onnx"), load_external_data=False)
+        node = [node for node in model.graph.node if node.op_type == "AttentionPlugin"][1]
+        scales = next(item for item in node.attribute if item.name == "qkv_scales").floats
+        scales[:] = [scale * factor for scale, factor in zip(scales, factors, strict=True)]
+        (llm / "model.onnx").write_bytes(model.SerializeToString())
+
+    with pytest.raises(VerificationFailedError, match="decoder layer 1"):
+        verify_copy(cached, damage)
+
+
+def test_a_config_that_states_another_cache_is_caught(cached, verify_copy):
+    def damage(llm):
+        text = (llm / "config.json").read_text(encoding="utf-8")
+        (llm / "config.json").write_text(text.replace('"kv_cache_dtype": "fp8"', '"kv_cache_dtype": "fp16"'))
+
+    with pytest.raises(CacheTypeError, match="must name the type of its KV cache, fp8; it says 'fp16'"):
+        verify_copy(cached, damage)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "reason"),
+    [
+        (torch.tensor(0.0), ScaleNotPositiveError, "must be above 0"),
+        (torch.tensor(torch.inf), NonFiniteWeightError, "has the value inf"),
+        (torch.ones(2), QuantizedTensorMismatchError, "must be one number in F32, F16 or BF16"),
+    ],
+    ids=["zero", "infinite", "two"],
+)
+def test_a_scale_that_is_none_is_refused(stock, tmp_path, value, error, reason):
+    name = "model.layers.1.self_attn.v_proj.v_scale"
+    folder = shutil.copytree(stock("int4_awq", kv_cache=True), tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, name: value}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(error, match=reason):
+        _build(folder, tmp_path / "out")
