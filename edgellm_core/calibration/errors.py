@@ -48,13 +48,16 @@ class NothingToQuantizeError(UserError):
 class BlockSizeError(UserError):
     """The widths of some layers are no multiple of the block size."""
 
-    def __init__(self, scheme: str, sizes: Sequence[int], layers: Sequence[tuple[str, int]]) -> None:
-        """Name the scheme, the block sizes that were tried, and the layers with their widths."""
+    def __init__(
+        self, scheme: str, sizes: Sequence[int], layers: Sequence[tuple[str, int]], fitting: Sequence[int]
+    ) -> None:
+        """Name the scheme, the block sizes that were tried, the layers with their widths, and sizes that fit all."""
+        pass_one = f"Pass --group-size {' or '.join(map(str, fitting))}, or leave" if fitting else "Leave"
         tried = " or ".join(map(str, sizes))
         shown = ", ".join(f"{name} ({width})" for name, width in layers[:3]) + (", …" if len(layers) > 3 else "")
         super().__init__(
             f"{scheme} shares one scale among {tried} inputs, which must divide the inputs of every layer; it does "
-            f"not for {len(layers)}: {shown}. Choose another --group-size, or leave the layers in floats with --skip."
+            f"not for {len(layers)}: {shown}. {pass_one} the layers in floats with --skip."
         )
 
 

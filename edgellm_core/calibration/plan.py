@@ -188,11 +188,12 @@ def choose_block_size(scheme: QuantizationScheme, linears: Mapping[str, nn.Modul
     if not sizes:
         return 0
     widths = {path: _inputs(module) for path, module in linears.items()}
+    fitting = [size for size in scheme.block_sizes if all(width % size == 0 for width in widths.values())]
     for size in sizes:
-        if all(width % size == 0 for width in widths.values()):
+        if size in fitting:
             return size
     uneven = [(path, width) for path, width in widths.items() if width % min(sizes)]
-    raise BlockSizeError(scheme.name, sizes, uneven)
+    raise BlockSizeError(scheme.name, sizes, uneven, fitting)
 
 
 def _inputs(module: nn.Module) -> int:

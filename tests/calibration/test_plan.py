@@ -72,9 +72,9 @@ def test_the_largest_block_that_divides_every_layer_is_taken_unless_one_is_asked
         ("fp8", {"group_size": 64}, {}, InvalidSettingError, "--group-size must be one of fp8's; got 64"),
         (
             "int4_awq", {"group_size": 128}, {"intermediate_size": 192}, BlockSizeError,
-            r"128 inputs.*does not for 2: model.layers.0.mlp.down_proj \(192\)",
+            r"128 inputs.*does not for 2: model.layers.0.mlp.down_proj \(192\).*Pass --group-size 64 or 32, or leave",
         ),
-        ("nvfp4", {}, {"intermediate_size": 200}, BlockSizeError, r"down_proj \(200\).*--skip"),
+        ("nvfp4", {}, {"intermediate_size": 200}, BlockSizeError, r"down_proj \(200\).*\. Leave the layers in floats"),
         ("int4_awq", {}, {"intermediate_size": 33}, BlockSizeError, "down_proj"),
         (
             "int4_awq", {"skip": ("*.down_proj",)}, {"intermediate_size": 33}, OddOutputsError,
