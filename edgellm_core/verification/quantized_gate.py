@@ -25,6 +25,7 @@ from edgellm_core.verification.reference import (
     real_rows,
     suitable_threads,
 )
+from edgellm_core.verification.rounding_points import key_order
 from edgellm_core.verification.synchronized import Synchronizer
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def verify_quantized(
         VerificationFailedError: they differ.
         EdgellmError: the graph or the original can't be loaded or run.
     """
-    synchronizer = Synchronizer(subject.rounding_points)
+    synchronizer = Synchronizer(subject.rounding_points, key_order(subject.graph))
     played = _play(subject, cases, list(synchronizer.points.values()), report)
     release_memory()
     comparison = _Comparison(

@@ -143,7 +143,8 @@ class RoundedCache(DynamicCache):
 
     def _rounded(self, layer: int, kind: str, states: torch.Tensor) -> torch.Tensor:
         scale, rounding = self._roundings[layer, kind]
-        return self._synchronizer.settle(scale, rounding(states), sequence_axis=2)
+        order = self._synchronizer.key_order if kind == "k" else ()
+        return self._synchronizer.settle(scale, rounding(states), sequence_axis=2, order=order)
 
 
 def _kv_roundings(subject: Subject, stored: StoredTensors, scale_type: torch.dtype) -> CacheRoundings:

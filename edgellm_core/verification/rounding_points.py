@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from edgellm_core.runtime.paged.attention_function import ROUNDED
-from edgellm_core.runtime.paged.session import EMBEDDED, EMBEDS, PRESENT
+from edgellm_core.runtime.paged.session import EMBEDDED, EMBEDS, PRESENT, ROPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -63,6 +63,23 @@ def embeds_are_made(model: onnx.ModelProto) -> bool:
     return any(EMBEDDED in node.output for node in model.graph.node)
 
 
+def key_order(model: onnx.ModelProto) -> list[int]:
+    """Return where a plugin holds each channel of a key whose RoPE turns neighbours; nothing without plugins.
+
+    It only turns halves, so the rows of such projections lie in another order in the graph.
+    """
+    sizes = [item.i for node in _plugins(model) for item in node.attribute if item.name == "head_size"]
+    widths = [value.type.tensor_type.shape.dim[1].dim_value for value in model.graph.input if value.name == ROPE]
+    if not sizes or not widths:
+        return []
+    [width] = widths
+    return [*(channel // 2 + channel % 2 * (width // 2) for channel in range(width)), *range(width, sizes[0])]
+
+
+def _plugins(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "AttentionPlugin"]
+
+
 def _product(weight: str, consumers: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:
     """Return the operator that multiplies by a stored weight; None where several do, or another one reads it."""
     name = weight
@@ -79,9 +96,8 @@ def _product(weight: str, consumers: Mapping[str, list[onnx.NodeProto]]) -> onnx
 def _rounded_by_plugins(model: onnx.ModelProto) -> dict[tuple[int, str], str]:
     """Return what plugins round new keys (``k``) and values (``v``) to, by layer; see ``paged/functions.py``."""
     found: dict[tuple[int, str], str] = {}
-    for node in model.graph.node:
-        in_fp8 = any(item.name == "enable_fp8_kv_cache" and item.i for item in node.attribute)
-        if node.op_type == "AttentionPlugin" and in_fp8:
+    for node in _plugins(model):
+        if any(item.name == "enable_fp8_kv_cache" and item.i for item in node.attribute):
             present = node.output[1]
             layer = int(present.removeprefix(PRESENT))
             found |= {(layer, name[0]): f"{present}.{name}" for name in ROUNDED}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import torch
@@ -54,10 +54,12 @@ class Synchronizer:
 
     Attributes:
         points: tensor of the graph for each place.
+        key_order: where the graph may hold each channel of a key; empty where only at its own place.
         counts: what was compared so far, in the order in which the original reaches the places.
     """
 
     points: Mapping[str, str] = field(default_factory=dict)
+    key_order: Sequence[int] = ()
     counts: dict[str, RoundingCounts] = field(default_factory=dict)
     _tensors: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     _real: np.ndarray[Any, Any] | None = None
@@ -71,20 +73,23 @@ class Synchronizer:
         """
         self._tensors, self._real = tensors, real
 
-    def settle(self, place: str, own: torch.Tensor, *, sequence_axis: int = 1) -> torch.Tensor:
+    def settle(
+        self, place: str, own: torch.Tensor, *, sequence_axis: int = 1, order: Sequence[int] = ()
+    ) -> torch.Tensor:
         """Return the graph's numbers for the original's; these where the graph shows none, or some that are not finite.
 
         Args:
             place: where.
             own: what the original rounded to, [batch, …].
             sequence_axis: axis of the positions.
+            order: where the graph may hold each number of the last axis; empty where only at its own place.
         """
         import torch
 
         given = self._tensors.get(self.points.get(place, ""))
         if given is None or self._real is None:
             return own
-        graphs = torch.from_numpy(given).reshape(own.shape)
+        graphs = _in_order(torch.from_numpy(given).reshape(own.shape), own, order)
         finite = graphs.isfinite()
         far = ((graphs - own).abs() > SAME * torch.maximum(graphs.abs(), own.abs())) | ~finite
         at_tokens = far.movedim(sequence_axis, 1)[torch.from_numpy(self._real)]
@@ -96,3 +101,11 @@ class Synchronizer:
     def first_wrong(self) -> str | None:
         """Return the first place at which more numbers differ than ties explain, or None."""
         return next((place for place, counts in self.counts.items() if counts.share), None)
+
+
+def _in_order(graphs: torch.Tensor, own: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """Return the graph's numbers in the order of the original's: as they are, or turned where they are nearer then."""
+    if not order:
+        return graphs
+    turned = graphs[..., list(order)]
+    return turned if float((turned - own).abs().sum()) < float((graphs - own).abs().sum()) else graphs

@@ -34,7 +34,7 @@ UNWRITTEN_FLOAT8: Final = 0x7E
 """The same of pages in FLOAT8E4M3FN, as bits: 448, the largest number."""
 
 PAST, PRESENT = "past_key_values_", "present_key_values_"
-EMBEDS: Final = "inputs_embeds"
+EMBEDS, ROPE = "inputs_embeds", "rope_rotary_cos_sin"
 EMBEDDED: Final = "hidden_states.input"
 """What the gate calls the input of the first layer; here mostly the graph's input itself."""
 
@@ -152,7 +152,7 @@ class PagedGraph:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         cos_sin = rope_of(self._config, int(positions.max()) + 1).cos_sin(positions)
         return {
-            "rope_rotary_cos_sin": cos_sin,
+            ROPE: cos_sin,
             "positions": positions.astype(np.int32),
             "query_start_offsets": offsets.astype(np.int32),
             "query_lengths": counts.astype(np.int32),

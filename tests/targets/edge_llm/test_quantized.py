@@ -101,6 +101,15 @@ def test_a_cache_in_fp8_is_right_by_proof(cached):
     assert len(TextGenerator(load_bundle(cached.bundle.directory)).generate("some words", max_new_tokens=3).tokens) == 3
 
 
+def test_keys_whose_neighbours_turn_are_compared_in_their_own_order(edge_llm, tmp_path):
+    settings = {"calib_data": "builtin", "calib_samples": 4, "calib_length": 32}
+    quantized = tmp_path / "fp8"
+    edgellm_core.quantize(edge_llm("glm4").checkpoint, quantized, precision="fp8", kv_cache="fp8", **settings)
+    built = Built(quantized, _build(quantized, tmp_path / "out"))
+    assert built.bundle.manifest.verification.max_rel_err < 5e-6
+    assert [one["enable_fp8_kv_cache"] for one in built.plugins] == [1] * len(built.plugins)
+
+
 def test_a_scale_of_the_queries_is_taken_where_there_is_one(stock, tmp_path):
     folder = shutil.copytree(stock("int4_awq", kv_cache=True), tmp_path / "copy")
     tensors = load_file(folder / "model.safetensors")
