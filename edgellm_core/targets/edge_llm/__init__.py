@@ -35,12 +35,14 @@ class EdgeLlmTarget(Target):
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules; what they can't express they refuse by name."""
-        from edgellm_core.targets.edge_llm import fuse_attention, interface, quantized_linear
+        from edgellm_core.targets.edge_llm import experts, fuse_attention, interface, quantized_linear
         from edgellm_core.targets.onnx import lower_linear, lower_norms
 
         return (
             fuse_attention.AttentionToPlugin(),
             quantized_linear.ConcatToQkvConcat(),
+            experts.ReshapeToTokens(),
+            experts.ExpertsToPlugin(),
             interface.EmbeddingToInput(),
             interface.HeadToChosenTokens(),
             lower_norms.RMSNormToRMSNormalization(),
@@ -76,9 +78,11 @@ class EdgeLlmTarget(Target):
         return {} if node is None else {EMBEDDING_FILE: node.inputs[0].name}
 
     def finish(self, graph: gs.Graph) -> None:
-        """Give the graph the runtime's inputs and outputs."""
+        """Give the graph the runtime's inputs and outputs; refuse what no rule took."""
+        from edgellm_core.targets.edge_llm.experts import refuse_other_experts
         from edgellm_core.targets.edge_llm.interface import finish
 
+        refuse_other_experts(graph)
         finish(graph)
 
     def write_files(self, model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, folder: Path) -> None:
