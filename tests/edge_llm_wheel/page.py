@@ -20,7 +20,8 @@ def wheel_tables(table: Callable[[tuple[str, ...], list[tuple[str, ...]]], str])
     results = read_results()
     cases: Mapping[str, Any] = results["cases"]
     statuses = {name: record["ours"]["status"] for name, record in cases.items()}
-    rows = [(f"`{family}`", *(f"*{statuses[f'{family}-{scheme}']}*" for scheme in SCHEMES)) for family in CONFIGS]
+    words = {name: f"*{status}*" for name, status in statuses.items()}
+    rows = [(f"`{family}`", *(words.get(f"{family}-{scheme}", "") for scheme in SCHEMES)) for family in CONFIGS]
     reasons: dict[str, list[str]] = {}
     for name, record in cases.items():
         for why in record["ours"].get("differences", [record["ours"].get("reason")]):

@@ -45,8 +45,12 @@ def stored_weights(directory: Path) -> Weights:
     channels = []
     for index in range(layers):
         prefix = f"model.layers.{index}"
+        sparse = f"{prefix}.mlp.gate.weight" in tensors
+        if sparse:
+            found[f"layers.{index}.router"] = stored_parts(tensors, f"{prefix}.mlp.gate")
+            found[f"layers.{index}.experts"] = stored_experts(tensors, f"{prefix}.mlp.experts")
         for part, roles in ROLES.items():
-            for role, choices in roles.items():
+            for role, choices in roles.items() if not (sparse and part == "mlp") else ():
                 names = next(names for names in choices if f"{prefix}.{part}.{names[0]}.weight" in tensors)
                 modules = [f"{prefix}.{part}.{name}" for name in names]
                 found[f"layers.{index}.{role}"] = joined([stored_parts(tensors, module) for module in modules])
@@ -62,6 +66,16 @@ def stored_weights(directory: Path) -> Weights:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     found["norms"] = {"epsilon": np.full(len(channels), config["rms_norm_eps"], np.float32)}
     return found | {f"channels.{place}": {"weight": scale} for place, scale in enumerate(channels)}
+
+
+def stored_experts(tensors: Mapping[str, torch.Tensor], prefix: str) -> Parts:
+    """Return the weights of experts that are stored one by one."""
+    count = sum(name.startswith(prefix) and name.endswith("down_proj.weight") for name in tensors)
+    gate, up, down = (
+        np.stack([float16(tensors[f"{prefix}.{expert}.{part}_proj.weight"]) for expert in range(count)])
+        for part in ("gate", "up", "down")
+    )
+    return {"gate_up": np.concatenate([gate, up], axis=1), "down": down}
 
 
 def stored_parts(tensors: Mapping[str, torch.Tensor], module: str) -> Parts:

@@ -120,6 +120,24 @@ def test_a_change_of_the_graph_is_told(change, expected, theirs, checkpoints, tm
     assert [one.category for one in found] == [category for category, _subject in expected]
 
 
+def test_other_experts_are_told(theirs, checkpoints, tmp_path):
+    case = ("qwen3_moe", "fp16")
+    out = shutil.copytree(theirs[case], tmp_path / "out")
+    model = onnx.load(out / "model.onnx")
+    node = next(node for node in model.graph.node if node.op_type == "Fp16MoePlugin")
+    next(item for item in node.attribute if item.name == "top_k").i = 2
+    tensor = next(item for item in model.graph.initializer if item.name == node.input[2])
+    raw = np.frombuffer(tensor.raw_data, np.float16).reshape(tensor.dims)
+    tensor.raw_data = np.roll(raw, 64, axis=1).tobytes()  # gates where ups were
+    onnx.save(model, out / "model.onnx")
+    expected = [
+        ("plugin", "trt_edgellm::Fp16MoePlugin 0 top_k"), ("weight", "layers.0.experts gate_up"),
+    ]  # fmt: skip
+    assert [(one.category, one.subject) for one in compare_exports(out, theirs[case])] == expected
+    found = contract_differences(out, checkpoints[case], "qwen3_moe")
+    assert [one.category for one in found] == [category for category, _subject in expected]
+
+
 def test_another_block_of_rounded_inputs_is_told(theirs, tmp_path):
     case = ("llama", "nvfp4")
     out = shutil.copytree(theirs[case], tmp_path / "out")
