@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from edgellm_core.targets.edge_llm.fragment_packing import pack_fragments
+from edgellm_core.targets.edge_llm.marlin_packing import pack_marlin, scale_order
 from tests.edge_llm_wheel.checkpoints import CASES
 from tests.edge_llm_wheel.compare import compare_exports, read_config
 from tests.edge_llm_wheel.contract import contract_differences
@@ -47,6 +48,24 @@ def test_our_packer_writes_the_bits_of_the_wheels(wheel_python, tmp_path):
     assert packed.keys() == pairs.keys()
     for name, stored in pairs.items():
         np.testing.assert_array_equal(pack_fragments(stored), packed[name], err_msg=name)
+
+
+def test_our_packer_of_experts_writes_the_bits_of_the_wheels(wheel_python, tmp_path):
+    rng = np.random.default_rng(6)
+    sizes = [(64, 16, 1), (64, 128, 4), (192, 64, 2), (256, 128, 1)]
+    given, pairs = {}, {}
+    for outputs, inputs, groups in sizes:
+        name = f"{outputs}x{inputs}"
+        pairs[name] = rng.integers(0, 256, (2, outputs // 2, inputs), np.uint8)
+        halves = [(pairs[name] & 15) ^ 8, (pairs[name] >> 4) ^ 8]
+        given[name] = np.stack(halves, axis=2).reshape(2, outputs, inputs)
+        given[f"{name}.scales"] = rng.standard_normal((2, outputs, groups)).astype(np.float16)
+    packed = pack_all(wheel_python, given, tmp_path, "pack-experts")
+    for (outputs, _inputs, groups), (name, stored) in zip(sizes, pairs.items(), strict=True):
+        for expert in range(2):
+            np.testing.assert_array_equal(pack_marlin(stored[expert]), packed[name][expert], err_msg=name)
+            scales = given[f"{name}.scales"][expert][scale_order(outputs, groups=groups)].T
+            np.testing.assert_array_equal(scales, packed[f"{name}.scales"][expert], err_msg=name)
 
 
 @EVERY_CASE
