@@ -210,7 +210,7 @@ def lower(
     del model.opset_import[:]
     versions = dict.fromkeys(sorted({node.domain or "" for node in graph.nodes}), 1) | {"": target.opset}
     model.opset_import.extend(onnx.helper.make_opsetid(*item) for item in versions.items())
-    joins = fold_joins(model, template.stamped_parameters())
+    joins = fold_joins(model, {name: spec.shape for name, spec in template.stamped_parameters().items()})
     return LoweredGraph(
         model=model,
         rules=results,

@@ -49,10 +49,10 @@ class CacheTypeError(EdgellmError):
 class PluginAttributeError(UserError):
     """A plugin node does what has no reference on the CPU."""
 
-    def __init__(self, attribute: str) -> None:
-        """Name the attribute."""
+    def __init__(self, attribute: str, plugin: str = "AttentionPlugin", needed: object = 0) -> None:
+        """Name the attribute, its plugin, and the only value that there is a reference for."""
         super().__init__(
-            f"AttentionPlugin must have {attribute} off to run on the CPU; it is on. Run it with TensorRT-Edge-LLM."
+            f"{plugin} must have {attribute} {needed} to run on the CPU; it has another. Run it with TensorRT-Edge-LLM."
         )
 
 

@@ -96,6 +96,21 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     return _emit("Linear", inputs, {}, dtype=x.dtype, shape=(*x.shape[:-1], weight.shape[0]))
 
 
+def experts(
+    x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor
+) -> torch.Tensor:
+    """Return ``Σ weights · down · (silu(gate · x) * (up · x))`` over the experts that each token was routed to.
+
+    Args:
+        x: ``[tokens, hidden]``.
+        index: int64 ``[tokens, k]``, the experts of each token; those beyond the last one count for nothing.
+        weights: ``[tokens, k]``, in the type of ``x`` or float32; the products and their sum have that type too.
+        gate_up: ``[experts, 2 * inner, hidden]``, the rows of the gates first.
+        down: ``[experts, hidden, inner]``.
+    """
+    return _emit("Experts", (x, index, weights, gate_up, down), {}, dtype=x.dtype, shape=x.shape)
+
+
 def rotary(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool, rotary_dim: int
 ) -> torch.Tensor:

@@ -16,7 +16,7 @@ from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import present_tensors, traced_cache
 from edgellm_core.tracing.complex_numbers import complex_pairs
 from edgellm_core.tracing.dynamic_rope import dynamic_frequencies
-from edgellm_core.tracing.experts import dense_experts_implementation
+from edgellm_core.tracing.experts import traceable_experts
 from edgellm_core.tracing.layer_states import LayerState, StateTensor, state_tensors
 from edgellm_core.tracing.layers import depth_of
 from edgellm_core.tracing.lean_imports import import_partitioners
@@ -169,7 +169,7 @@ def _marked(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
 @contextlib.contextmanager
 def traceable_formulas(model: PreTrainedModel) -> Iterator[None]:
     """Replace in the body what a trace can't follow: loops over experts, complex numbers, branches on the length."""
-    with dense_experts_implementation(model), complex_pairs(), dynamic_frequencies(model):
+    with traceable_experts(model), complex_pairs(), dynamic_frequencies(model):
         yield
 
 

@@ -26,6 +26,17 @@ def _layer_norm(
     return functional.layer_norm(x, weight.shape, weight, bias, epsilon)
 
 
+def _experts(
+    x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor
+) -> torch.Tensor:
+    total = torch.zeros(x.shape, dtype=weights.dtype)
+    for expert, (wide, narrow) in enumerate(zip(gate_up, down, strict=True)):
+        gate, up = functional.linear(x, wide).chunk(2, -1)
+        weight = torch.where(index == expert, weights, 0).sum(-1, keepdim=True)
+        total += functional.linear(functional.silu(gate) * up, narrow) * weight
+    return total.to(x.dtype)
+
+
 def _rotary(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool, rotary_dim: int
 ) -> torch.Tensor:
@@ -77,6 +88,7 @@ FORMULAS: Final[Mapping[str, Callable[..., torch.Tensor]]] = {
     "RMSNorm": _rms_norm,
     "LayerNorm": _layer_norm,
     "Linear": functional.linear,
+    "Experts": _experts,
     "Rotary": _rotary,
     "Append": _append,
     "Attention": _attention,

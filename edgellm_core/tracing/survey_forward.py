@@ -43,7 +43,8 @@ _OPERATORS: Final[Mapping[str, str]] = {
     "Attention": "attention", "AttentionMask": "mask", "Append": "state", "RMSNorm": "norm", "LayerNorm": "norm",
     "Rotary": "rope", "Linear": "linear",
 }  # fmt: skip
-_MARKS: Final = frozenset({"LayerInput", "LayerOutput", "FullLength"})
+_MARKS: Final = frozenset({"LayerInput", "LayerOutput", "FullLength", "Experts"})
+"""Operators that are no form, or whose module is told instead."""
 _CORRECTED_BY: Final[Mapping[str, str]] = {"attention": "attention_attributes"}
 _NAMED: Final[Mapping[str, str]] = {
     "norm": "norm", "experts": "expert|router", "attention": "attention|attn", "rope": "rotary",

@@ -120,7 +120,7 @@ def choose_part(errors: Sequence[float]) -> int:
 
 
 def _run_graph(subject: Subject, steps: Sequence[StepInputs], names: Sequence[str]) -> list[GraphStep]:
-    session = subject.open_session(extra=names, widened=subject.layout is not None)
+    session = subject.open_session(extra=names)
     session.start(len(steps[0].input_ids))
     found = []
     for inputs in steps:

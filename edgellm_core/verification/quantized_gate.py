@@ -75,7 +75,7 @@ def verify_quantized(
 
 def _play(subject: Subject, cases: Sequence[Case], shown: list[str], report: Reporter) -> list[list[GraphStep]]:
     """Run all cases on the graph; its own greedy tokens feed the decode steps."""
-    session = subject.open_session(extra=sorted(set(shown)), widened=True)
+    session = subject.open_session(extra=sorted(set(shown)))
     played = []
     for number, case in enumerate(cases):
         report.progress(number, 2 * len(cases), f"graph: {case.name}")

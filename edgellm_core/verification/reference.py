@@ -38,7 +38,9 @@ each other. On two busy cores SmolLM2-135M took 96 s of wall and 43 s of CPU on 
 
 
 def load_reference(subject: Subject, synchronizer: Synchronizer | None = None) -> PreTrainedModel:
-    """Load the original with ``from_pretrained``; for bf16 its values are rounded to bfloat16 and stay in float32.
+    """Load the original with ``from_pretrained``; where the graph runs raised, its values are rounded to its type.
+
+    They stay in float32.
 
     transformers reads a quantized checkpoint as dequantized weights, one at a time; its inputs, keys and values are
     rounded as the checkpoint says.
@@ -62,8 +64,8 @@ def load_reference(subject: Subject, synchronizer: Synchronizer | None = None) -
 def _load_plain(subject: Subject) -> PreTrainedModel:
     config = copy.deepcopy(subject.config)
     model = _from_pretrained(subject, config, subject.directory, local_files_only=True, use_safetensors=True)
-    if subject.precision == "bf16":
-        _round_to_bfloat16(model)
+    if subject.precision == "bf16" or subject.chooses_experts:
+        _round_weights(model, ELEMENT_TYPES[subject.precision])
     return model
 
 
@@ -144,15 +146,16 @@ def _take_scalars_of_whole_model(model: PreTrainedModel, subject: Subject) -> No
             modules[name].__dict__.update(numbers)
 
 
-def _round_to_bfloat16(model: PreTrainedModel) -> None:
-    """Round the weights, and the buffers that transformers itself makes in bfloat16, like Gemma's factor √hidden."""
+def _round_weights(model: PreTrainedModel, element_type: str) -> None:
+    """Round the weights, and the buffers that transformers itself makes in that type, like Gemma's factor √hidden."""
     import torch
 
+    dtype: torch.dtype = getattr(torch, element_type)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                parameter.copy_(parameter.to(torch.bfloat16))
-    _round_buffers(model, torch.bfloat16)
+                parameter.copy_(parameter.to(dtype))
+    _round_buffers(model, dtype)
 
 
 def _round_buffers(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -13,6 +13,9 @@ from edgellm_core.errors import UnknownNameError
 QUANTIZED: Final = "quantized"
 """Row of the table for every quantized checkpoint."""
 
+CHOOSING: Final = "fp16, experts chosen"
+"""Row of the table for float16 graphs in which a token's experts are chosen."""
+
 TOLERANCES: Final = {
     # Both sides compute in float32 and differ in the order of sums. Measured: up to 2e-6 on the tiny checkpoints of the
     # families, 4e-6 on SmolLM2-135M. 1e-4 leaves room for depth.
@@ -21,6 +24,11 @@ TOLERANCES: Final = {
     # layers). Measured: up to 4e-3 on the tiny checkpoints, 2e-3 on SmolLM2-135M. 2e-2 leaves room for depth.
     # ONNX Runtime's CPU kernels keep float32 between some operators, so a device rounds more often than this shows.
     "fp16": 2e-2,
+    # The graph runs raised to float32 over float16 weights, the original in float32 over the same rounded weights.
+    # Where two experts are nearly tied, float16 activations choose the other one: of 480 positions of a tiny
+    # checkpoint with 128 experts transformers itself, in float16, differs by more than 2e-2 at 5, by up to 9e-2.
+    # Measured: up to 2e-6 on the tiny checkpoints, and 3e-5 for gpt_oss. Numbers of the config are float16 constants.
+    CHOOSING: 1e-3,
     # The graph runs raised to float32 over bfloat16 weights (ONNX Runtime has no bfloat16 kernels), the original in
     # float32 over the same bfloat16-rounded weights. What remains is the order of sums, as in fp32 (same measurements).
     # How a device rounds bfloat16 activations is not part of this comparison.
@@ -33,7 +41,7 @@ TOLERANCES: Final = {
 }
 """Precision → largest ``max_rel_err`` that passes, with what it was measured against."""
 
-LOCAL_NOISE: Final = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-5, QUANTIZED: 1e-5}
+LOCAL_NOISE: Final = {"fp32": 1e-5, "fp16": 1e-2, CHOOSING: 1e-4, "bf16": 1e-5, QUANTIZED: 1e-5}
 """Precision → error (largest token, relative Euclidean norm) that one decoder layer may add by rounding alone.
 
 Measured on SmolLM2-135M: median 4e-7 in float32 and 5e-4 in float16, largest 5e-6 and 4e-3 (in the layer that creates

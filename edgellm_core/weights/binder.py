@@ -33,6 +33,7 @@ from edgellm_core.weights.errors import (
     WeightOverflowError,
 )
 from edgellm_core.weights.packed import check_packed, copy_packed
+from edgellm_core.weights.pieces import Piece, pieces_of
 from edgellm_core.weights.reader import (
     Bytes,
     ReorderedStream,
@@ -158,8 +159,8 @@ def bind(
         sink.commit(len(header))
         for recipe in recipes:
             sink.pad_to(layout.slots[recipe.name].offset)
-            for name in recipe.sources:
-                _copy_tensor(recipe, tensors[name], files, sink, chunk_bytes, tell)
+            for piece in pieces_of(recipe, [tensors[name] for name in recipe.sources]):
+                _copy_piece(recipe, piece, files, sink, chunk_bytes, tell)
         digest = sink.finish()
     report.progress(layout.total, layout.total)
     seconds = time.perf_counter() - started
@@ -205,16 +206,17 @@ def _rate_limited(report: Reporter, total: int) -> Callable[[int], None]:
     return tell
 
 
-def _copy_tensor(
+def _copy_piece(
     recipe: Recipe,
-    entry: TensorEntry,
+    piece: Piece,
     files: SourceFiles,
     sink: DigestedFile,
     chunk_bytes: int,
     tell: Callable[[int], None],
 ) -> None:
-    """Stream one source into the data file."""
+    """Stream one source, or a run of its rows, into the data file."""
     stream: TensorStream
+    entry = piece.entry
     if recipe.packing is not None:
         copy_packed(recipe.packing, entry, RowMajorStream(files, entry), sink, chunk_bytes, tell)
         return
@@ -223,18 +225,18 @@ def _copy_tensor(
     elif recipe.transpose:
         stream = TransposedStream(files, entry, block_bytes=BLOCK_CHUNKS * chunk_bytes)
     else:
-        stream = RowMajorStream(files, entry)
+        stream = RowMajorStream(files, entry, piece.first * ELEMENT_BYTES[entry.element_type])
     count_per_unit, source_size, target_size = _unit(recipe, entry)
     same = not recipe.join and (entry.element_type not in BITS or entry.element_type == recipe.element_type)
     scratch = np.empty(0 if same else chunk_bytes, np.uint8)
-    units = math.prod(entry.shape) // count_per_unit
+    units = piece.count // count_per_unit
     step = chunk_bytes // max(source_size, target_size)
     for start in range(0, units, step):
         count = min(step, units - start)
         target = sink.buffer()[: count * target_size]
         source = target if same else scratch[: count * source_size]
         stream.read_into(source)
-        _convert(recipe, entry, source, target, start * count_per_unit)
+        _convert(recipe, entry, source, target, piece.first + start * count_per_unit)
         sink.commit(target.size)
         tell(sink.position)
 

@@ -65,12 +65,12 @@ class TensorStream(Protocol):
 
 
 class RowMajorStream:
-    """A tensor as it lies in the file."""
+    """A tensor as it lies in the file, from one of its bytes on."""
 
-    def __init__(self, files: SourceFiles, entry: TensorEntry) -> None:
+    def __init__(self, files: SourceFiles, entry: TensorEntry, start: int = 0) -> None:
         self._files = files
         self._entry = entry
-        self._position = 0
+        self._position = start
 
     def read_into(self, out: Bytes) -> None:
         """Fill ``out`` with the next bytes."""

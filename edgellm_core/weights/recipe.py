@@ -48,6 +48,8 @@ class Recipe:
         positive: every element must be above 0 in its new type, as divisors must.
         row_orders: for each source the order in which its rows (axis 0) are taken, empty for that of the file; ``()``
             where all lie as in the file. Not with ``transpose`` or ``join``.
+        stack_order: order in which the rows of each item of a stack ``[n, rows, …]`` are taken; empty for that of the
+            sources. Not with any of the others.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Recipe:
     factor: float = 1.0
     positive: bool = False
     row_orders: tuple[tuple[int, ...], ...] = ()
+    stack_order: tuple[int, ...] = ()
 
     @property
     def written_shape(self) -> tuple[int, ...]:

@@ -47,11 +47,22 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = {
         **_SIZES, "architectures": ["HunYuanDenseV1ForCausalLM"], "head_dim": 64, "tie_word_embeddings": True,
         "pad_token_id": 0, "rope_parameters": _PLAIN,
     },
+    "qwen3_moe": {
+        **_SIZES, "architectures": ["Qwen3MoeForCausalLM"], "head_dim": 64, "tie_word_embeddings": False,
+        "num_experts": 128, "num_experts_per_tok": 4, "moe_intermediate_size": 128, "norm_topk_prob": True,
+        "rope_parameters": {**_PLAIN, "rope_theta": 1000000.0},
+    },
 }  # fmt: skip
-"""``model_type`` → rest of its config: heads tied and not, biases (qwen2), norms by head, fused rows (phi3)."""
+"""``model_type`` → rest of its config: heads tied and not, biases (qwen2), norms by head, fused rows, experts."""
+
+QUANTIZED: Final = tuple(family for family in CONFIGS if family != "qwen3_moe")
+"""Families whose every layer ``edgellm quantize`` quantizes; experts stay in floats."""
 
 CASES: Final = [
-    (family, scheme) for family in CONFIGS for scheme in SCHEMES if (family, scheme) != ("phi3", "fp8-fp8kv")
+    (family, scheme)
+    for family in CONFIGS
+    for scheme in SCHEMES
+    if (scheme == "fp16" or family in QUANTIZED) and (family, scheme) != ("phi3", "fp8-fp8kv")
 ]
 """phi3 projects queries, keys and values at once, and the scale of a cache lies with a projection of its own."""
 

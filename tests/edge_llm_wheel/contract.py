@@ -111,7 +111,10 @@ ALWAYS_IN_CONFIG: Final = (
 )  # fmt: skip
 """Keys of config.json that each of the checkpoints gets; eos_token_id only where the checkpoint states it."""
 
-HEAD_NORMS: Final = {"qwen3": False, "hunyuan_v1_dense": True}
+EXPERTS_IN_CONFIG: Final = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "enable_moe_block")
+"""Keys that a mixture of experts has besides."""
+
+HEAD_NORMS: Final = {"qwen3": False, "qwen3_moe": False, "hunyuan_v1_dense": True}
 """Families that normalize queries and keys by head → whether they do it after RoPE."""
 
 
@@ -127,6 +130,7 @@ def contract_differences(export: Path, checkpoint: Path, family: str) -> list[Di
     return [
         *_interface_differences(graph, config),
         *_attention_differences(graph, config, checkpoint, family),
+        *_experts_differences(graph, config),
         *(Difference("config", name, "nothing", "a value") for name in ALWAYS_IN_CONFIG if name not in config),
         *compare_weights(exported_weights(graph), stored_weights(checkpoint)),
     ]
@@ -155,3 +159,35 @@ def _attention_differences(graph: Graph, config: dict[str, Any], checkpoint: Pat
         for name in sorted(node.keys() | wanted.keys()):
             if node.get(name) != wanted.get(name):
                 yield Difference("plugin", f"AttentionPlugin {layer} {name}", node.get(name), wanted.get(name))
+
+
+def experts(config: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes, inputs and outputs of the experts of a layer, all of which take part of the softmax."""
+    count, hidden, inner = (config[name] for name in ("num_experts", "hidden_size", "moe_intermediate_size"))
+    return {
+        "num_experts": count,
+        "top_k": config["num_experts_per_tok"],
+        "hidden_size": hidden,
+        "moe_inter_size": inner,
+        "activation_type": 2,
+        "norm_topk_prob": 1,
+        "max_routed_rows": 0,
+        "inputs": [
+            "computed", "computed", f"FLOAT16[{count}, {2 * inner}, {hidden}]", f"FLOAT16[{count}, {hidden}, {inner}]",
+        ],
+        "outputs": ["computed"],
+    }  # fmt: skip
+
+
+def _experts_differences(graph: Graph, config: dict[str, Any]) -> Iterator[Difference]:
+    nodes = plugin_nodes(graph).get("trt_edgellm::Fp16MoePlugin", [])
+    if len(nodes) != (config["num_hidden_layers"] if "num_experts" in config else 0):
+        yield Difference("plugin", "Fp16MoePlugin nodes", len(nodes), config["num_hidden_layers"])
+    for layer, node in enumerate(nodes):
+        yield from (
+            Difference("config", name, "nothing", "a value") for name in EXPERTS_IN_CONFIG if name not in config
+        )
+        wanted = experts(config)
+        for name in sorted(node.keys() | wanted.keys()):
+            if node.get(name) != wanted.get(name):
+                yield Difference("plugin", f"Fp16MoePlugin {layer} {name}", node.get(name), wanted.get(name))

@@ -51,9 +51,24 @@ def ranges(batch: str, input_len: str, capacity: str) -> dict[str, object]:
     return {"profiles": profiles, "pages": ragged.checked_kv_pool_pages(int(batch), int(capacity))}
 
 
+def pack_experts(arrays: str, out: str) -> None:
+    """Pack numbers from 0 to 15 ``name`` ``[experts, outputs, inputs]`` and scales ``name.scales`` like the wheel."""
+    import numpy as np
+    import torch
+    from tensorrt_edgellm.checkpoint.repacking import pack_int4_awq_marlin
+
+    found = {}
+    with np.load(arrays) as stored:
+        for name in [name for name in stored.files if not name.endswith(".scales")]:
+            numbers, scales = (torch.from_numpy(stored[key]) for key in (name, f"{name}.scales"))
+            words, turned = pack_int4_awq_marlin(numbers.to(torch.int16), scales, numbers.shape[2] // scales.shape[2])
+            found |= {name: words.view(torch.int8).numpy(), f"{name}.scales": turned.numpy()}
+    np.savez(out, **found)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--pack":
-        pack(*sys.argv[2:])
+    if sys.argv[1] in ("--pack", "--pack-experts"):
+        (pack if sys.argv[1] == "--pack" else pack_experts)(*sys.argv[2:])
     elif sys.argv[1] == "--ranges":
         print(json.dumps(ranges(*sys.argv[2:])))
     else:

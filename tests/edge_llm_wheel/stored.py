@@ -45,8 +45,12 @@ def stored_weights(directory: Path) -> Weights:
     channels = []
     for index in range(layers):
         prefix = f"model.layers.{index}"
+        sparse = f"{prefix}.mlp.gate.weight" in tensors
+        if sparse:
+            found[f"layers.{index}.router"] = stored_parts(tensors, f"{prefix}.mlp.gate")
+            found[f"layers.{index}.experts"] = stored_experts(tensors, f"{prefix}.mlp.experts")
         for part, roles in ROLES.items():
-            for role, choices in roles.items():
+            for role, choices in roles.items() if not (sparse and part == "mlp") else ():
                 names = next(names for names in choices if f"{prefix}.{part}.{names[0]}.weight" in tensors)
                 modules = [f"{prefix}.{part}.{name}" for name in names]
                 found[f"layers.{index}.{role}"] = joined([stored_parts(tensors, module) for module in modules])
@@ -69,6 +73,16 @@ def stored_scales(directory: Path, layer: int) -> list[float]:
     tensors = read_tensors(directory)
     names = [f"model.layers.{layer}.self_attn.{kind}_proj.{kind}_scale" for kind in "qkv"]
     return [tensors[name].item() if name in tensors else 1.0 for name in names]
+
+
+def stored_experts(tensors: Mapping[str, torch.Tensor], prefix: str) -> Parts:
+    """Return the weights of experts that are stored one by one."""
+    count = sum(name.startswith(prefix) and name.endswith("down_proj.weight") for name in tensors)
+    gate, up, down = (
+        np.stack([float16(tensors[f"{prefix}.{expert}.{part}_proj.weight"]) for expert in range(count)])
+        for part in ("gate", "up", "down")
+    )
+    return {"gate_up": np.concatenate([gate, up], axis=1), "down": down}
 
 
 def stored_parts(tensors: Mapping[str, torch.Tensor], module: str) -> Parts:

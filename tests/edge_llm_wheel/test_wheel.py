@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from edgellm_core.engine.edge_llm import EdgeLlmEngineForm, builder_config
 from edgellm_core.engine.profiles import ProfileLimits, make_profiles
 from edgellm_core.targets.edge_llm.fragment_packing import pack_fragments
+from edgellm_core.targets.edge_llm.marlin_packing import pack_marlin, scale_order
 from tests.edge_llm_wheel.checkpoints import CASES
 from tests.edge_llm_wheel.compare import compare_exports, read_config
 from tests.edge_llm_wheel.contract import contract_differences
@@ -65,6 +66,24 @@ def test_our_profiles_are_those_of_its_builder(limits, wheel_python):
         }
         assert found == their_profile
     assert builder_config(ours)["max_kv_pool_pages"] == theirs["pages"][1]
+
+
+def test_our_packer_of_experts_writes_the_bits_of_the_wheels(wheel_python, tmp_path):
+    rng = np.random.default_rng(6)
+    sizes = [(64, 16, 1), (64, 128, 4), (192, 64, 2), (256, 128, 1)]
+    given, pairs = {}, {}
+    for outputs, inputs, groups in sizes:
+        name = f"{outputs}x{inputs}"
+        pairs[name] = rng.integers(0, 256, (2, outputs // 2, inputs), np.uint8)
+        halves = [(pairs[name] & 15) ^ 8, (pairs[name] >> 4) ^ 8]
+        given[name] = np.stack(halves, axis=2).reshape(2, outputs, inputs)
+        given[f"{name}.scales"] = rng.standard_normal((2, outputs, groups)).astype(np.float16)
+    packed = pack_all(wheel_python, given, tmp_path, "pack-experts")
+    for (outputs, _inputs, groups), (name, stored) in zip(sizes, pairs.items(), strict=True):
+        for expert in range(2):
+            np.testing.assert_array_equal(pack_marlin(stored[expert]), packed[name][expert], err_msg=name)
+            scales = given[f"{name}.scales"][expert][scale_order(outputs, groups=groups)].T
+            np.testing.assert_array_equal(scales, packed[f"{name}.scales"][expert], err_msg=name)
 
 
 @EVERY_CASE
@@ -135,6 +154,24 @@ def test_a_change_of_the_graph_is_told(change, expected, theirs, checkpoints, tm
     onnx.save(model, out / "model.onnx")
     assert [(one.category, one.subject) for one in compare_exports(out, theirs[LLAMA])] == expected
     found = contract_differences(out, checkpoints[LLAMA], "llama")
+    assert [one.category for one in found] == [category for category, _subject in expected]
+
+
+def test_other_experts_are_told(theirs, checkpoints, tmp_path):
+    case = ("qwen3_moe", "fp16")
+    out = shutil.copytree(theirs[case], tmp_path / "out")
+    model = onnx.load(out / "model.onnx")
+    node = next(node for node in model.graph.node if node.op_type == "Fp16MoePlugin")
+    next(item for item in node.attribute if item.name == "top_k").i = 2
+    tensor = next(item for item in model.graph.initializer if item.name == node.input[2])
+    raw = np.frombuffer(tensor.raw_data, np.float16).reshape(tensor.dims)
+    tensor.raw_data = np.roll(raw, 64, axis=1).tobytes()  # gates where ups were
+    onnx.save(model, out / "model.onnx")
+    expected = [
+        ("plugin", "trt_edgellm::Fp16MoePlugin 0 top_k"), ("weight", "layers.0.experts gate_up"),
+    ]  # fmt: skip
+    assert [(one.category, one.subject) for one in compare_exports(out, theirs[case])] == expected
+    found = contract_differences(out, checkpoints[case], "qwen3_moe")
     assert [one.category for one in found] == [category for category, _subject in expected]
 
 

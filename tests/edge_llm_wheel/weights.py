@@ -2,7 +2,8 @@
 
 A role, like ``layers.0.qkv``, has parts with one row for each output: ``weight`` [out, in] as it is stored (float16
 numbers, or codes), ``weight_scale``, ``input_scale``, ``bias``. Fused projections are one role, whether they are one
-product or several; scales of a whole tensor are repeated for each of its rows.
+product or several; scales of a whole tensor are repeated for each of its rows. Experts have ``gate_up``
+[experts, gates then ups, in] and ``down`` [experts, out, in].
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ Weights = dict[str, Parts]
 PRODUCTS: Final = ("MatMul", "Gemm", "Int4GroupwiseGemmPluginV2")
 PASSED: Final = ("Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
 JOINS: Final = ("Concat", "QkvConcatPlugin")
+EXPERTS: Final = "Fp16MoePlugin"
+BLOCK: Final = 64
+"""Rows of up, then as many of gate, and so on, of each expert (the wheel's ``repack_fp16_moe_experts``)."""
+
 NORMS: Final = ("Mul", "RMSNormalization", "SimplifiedLayerNormalization", "RmsNormPlugin")
 ACTIVATIONS: Final = ("Sigmoid", "Swish", "Gelu")
 
@@ -46,7 +51,7 @@ def exported_weights(graph: Graph) -> Weights:
     for node in graph.nodes:
         if node.op_type == "AttentionPlugin":
             rest.append([])
-        elif is_product(graph, node) and node.output[0] not in taken:
+        elif node.op_type == EXPERTS or (is_product(graph, node) and node.output[0] not in taken):
             rest[-1].append(node)
     head = rest[-1].pop()
     for index, layer in enumerate(rest):
@@ -60,10 +65,25 @@ def exported_weights(graph: Graph) -> Weights:
 def mlp_roles(graph: Graph, layer: Sequence[onnx.NodeProto]) -> Iterator[tuple[str, Parts]]:
     """Yield what follows an attention: data flow leaves one order, but for gate and up."""
     first, *middle, last = layer
+    if last.op_type == EXPERTS:
+        [router] = middle
+        yield "router", parts_of(graph, router)
+        yield "experts", experts_parts(graph, last)
+        yield "o", parts_of(graph, first)
+        return
     middle.sort(key=lambda node: not any(taker.op_type in ACTIVATIONS for taker in graph.takers(node.output[0])))
     yield "o", parts_of(graph, first)
     yield "gate_up", joined([parts_of(graph, node) for node in middle])
     yield "down", parts_of(graph, last)
+
+
+def experts_parts(graph: Graph, node: onnx.NodeProto) -> Parts:
+    """Return the weights of experts."""
+    mixed, down = (graph.constant(name) for name in node.input[2:4])
+    experts, rows, inputs = mixed.shape
+    halves = mixed.reshape(experts, rows // (2 * BLOCK), 2, BLOCK, inputs).transpose(2, 0, 1, 3, 4)
+    up, gate = halves.reshape(2, experts, rows // 2, inputs)
+    return {"gate_up": np.concatenate([gate, up], axis=1), "down": down}
 
 
 def is_product(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -54,17 +54,18 @@ def builder_ranges(python: Path, limits: ProfileLimits) -> dict[str, Any]:
     return found
 
 
-def pack_all(python: Path, numbers: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def pack_all(python: Path, numbers: Mapping[str, Any], folder: Path, packer: str = "pack") -> dict[str, Any]:
     """Pack arrays of numbers from 0 to 15 ``[outputs, inputs]`` with the wheel's packer.
 
     Args:
         python: interpreter that has the wheel.
         numbers: arrays by name.
         folder: where files may be written.
+        packer: ``pack``, or ``pack-experts`` for ``[experts, outputs, inputs]`` and ``NAME.scales``.
     """
     import numpy as np
 
     np.savez(folder / "numbers.npz", **numbers)
-    run_script(python, "--pack", str(folder / "numbers.npz"), str(folder / "packed.npz"))
+    run_script(python, f"--{packer}", str(folder / "numbers.npz"), str(folder / "packed.npz"))
     with np.load(folder / "packed.npz") as packed:
         return {name: packed[name] for name in packed.files}

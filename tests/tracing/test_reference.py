@@ -86,4 +86,13 @@ def test_marks_change_nothing():
 
 
 def test_every_operator_has_a_formula():
-    assert set(FORMULAS) >= {"RMSNorm", "LayerNorm", "Linear", "Rotary", "Append", "Attention", "AttentionMask"}
+    assert set(FORMULAS) >= {
+        "RMSNorm",
+        "LayerNorm",
+        "Linear",
+        "Rotary",
+        "Append",
+        "Attention",
+        "AttentionMask",
+        "Experts",
+    }

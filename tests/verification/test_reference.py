@@ -6,7 +6,7 @@ import onnx
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgellm_core.verification.reference import _round_to_bfloat16, load_reference
+from edgellm_core.verification.reference import _round_weights, load_reference
 from edgellm_core.verification.subject import Subject, cut_config
 
 
@@ -18,7 +18,7 @@ def test_weights_and_buffers_are_those_that_transformers_loads_in_bfloat16(tmp_p
     made = AutoModelForCausalLM.from_config(config)
     made.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    _round_to_bfloat16(made)
+    _round_weights(made, "bfloat16")
     assert made.model.embed_tokens.embed_scale.item() == 9.8125  # sqrt(96) = 9.7980 with 8 bits
     for kind in ("parameters", "buffers"):
         wanted = dict(getattr(loaded, f"named_{kind}")())

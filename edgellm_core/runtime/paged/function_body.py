@@ -25,16 +25,29 @@ class FunctionBody:
         nodes: in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "v") -> None:
+        """Begin without nodes.
+
+        Args:
+            prefix: start of the names of values; that of a graph in a node differs from that of the function.
+        """
         self.nodes: list[onnx.NodeProto] = []
+        self._prefix = prefix
 
     def op(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         """Write a node and return its output."""
         from onnx import helper
 
-        out = out or f"v{len(self.nodes)}"
+        out = out or f"{self._prefix}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
         return out
+
+    def ops(self, kind: str, *inputs: str, outs: Sequence[str], **attributes: Any) -> Sequence[str]:
+        """Write a node with several outputs and return them."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, list(inputs), list(outs), **attributes))
+        return outs
 
     def ints(self, *values: int) -> str:
         """Return an int64 vector."""

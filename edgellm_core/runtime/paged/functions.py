@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.runtime.paged.attention_function import attention_function
+from edgellm_core.runtime.paged.experts_function import experts_function
 from edgellm_core.runtime.paged.int4_function import int4_function, join_function
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS: Final[Mapping[str, MakeFunction]] = {
     "AttentionPlugin": attention_function,
+    "Fp16MoePlugin": experts_function,
     "Int4GroupwiseGemmPluginV2": int4_function,
     "QkvConcatPlugin": join_function,
 }

@@ -37,12 +37,14 @@ class EdgeLlmTarget(Target):
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules; what they can't express they refuse by name."""
-        from edgellm_core.targets.edge_llm import fuse_attention, interface, quantized_linear
+        from edgellm_core.targets.edge_llm import experts, fuse_attention, interface, quantized_linear
         from edgellm_core.targets.onnx import lower_linear, lower_norms
 
         return (
             fuse_attention.AttentionToPlugin(),
             quantized_linear.ConcatToQkvConcat(),
+            experts.ReshapeToTokens(),
+            experts.ExpertsToPlugin(),
             interface.HeadToChosenTokens(),
             lower_norms.RMSNormToRMSNormalization(),
             lower_norms.LayerNormToLayerNormalization(),
@@ -71,10 +73,12 @@ class EdgeLlmTarget(Target):
     def finish(self, graph: gs.Graph) -> Mapping[str, Table]:
         """Give the graph the runtime's inputs and outputs; return the embedding table."""
         from edgellm_core.targets.edge_llm.embedding import take_embedding
+        from edgellm_core.targets.edge_llm.experts import refuse_other_experts
         from edgellm_core.targets.edge_llm.files import EMBEDDING_FILE
         from edgellm_core.targets.edge_llm.interface import finish
 
         table = take_embedding(graph)
+        refuse_other_experts(graph)
         finish(graph)
         return {EMBEDDING_FILE: table}
 

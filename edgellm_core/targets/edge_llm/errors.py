@@ -20,6 +20,14 @@ class AttentionNotExpressibleError(UserError):
         super().__init__(f"Target 'edge-llm' can't express the attention {place!r}: {reason}. {REMEDY}")
 
 
+class ExpertsNotExpressibleError(UserError):
+    """A mixture of experts does what the plugins for experts do not."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        """Build ``Target 'edge-llm' can't express the experts …: <reason>.``."""
+        super().__init__(f"Target 'edge-llm' can't express the experts {place!r}: {reason}. {REMEDY}")
+
+
 class NotTokenMajorError(UserError):
     """An operator needs sequences of one batch, and the runtime passes all tokens as one list."""
 

@@ -161,7 +161,9 @@ LAST_AXIS: Final = {
 """Operators that work along one axis → the attribute that names it."""
 
 REDUCTIONS: Final = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL2"})
-OF_TOKENS: Final = frozenset({"AttentionPlugin", "Int4GroupwiseGemmPluginV2", "MatMul", "QkvConcatPlugin"})
+OF_TOKENS: Final = frozenset(
+    {"AttentionPlugin", "Fp16MoePlugin", "Int4GroupwiseGemmPluginV2", "MatMul", "QkvConcatPlugin"}
+)
 
 
 def _make_token_major(graph: gs.Graph) -> None:

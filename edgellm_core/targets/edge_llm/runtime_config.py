@@ -69,6 +69,7 @@ def runtime_config(
         "use_vision_bidirectional_attention": False,
         "rms_norm_eps": float(_epsilon(text)),
         **_attention_fields(plugins, head_dim),
+        **_expert_fields(model),
         "ple_enabled": False,
         "num_ple_inputs": 0,
         "ple_hidden_size": 0,
@@ -125,6 +126,19 @@ def _attention_fields(plugins: Sequence[Mapping[str, Any]], head_dim: int) -> di
         fields["attention_layer_types"] = ["sliding_attention" if w >= 0 else "full_attention" for w in windows]
         fields["sliding_window_size"] = sliding[0]
     return fields
+
+
+def _expert_fields(model: onnx.ModelProto) -> dict[str, Any]:
+    """Return the sizes of mixtures of experts; nothing for a model without any."""
+    plugins = [_attributes(node) for node in model.graph.node if node.op_type == "Fp16MoePlugin"]
+    if not plugins:
+        return {}
+    return {
+        "num_experts": _one(plugins, "num_experts"),
+        "num_experts_per_tok": _one(plugins, "top_k"),
+        "moe_intermediate_size": _one(plugins, "moe_inter_size"),
+        "enable_moe_block": False,  # of gemma4, whose layers have an MLP beside the experts
+    }
 
 
 def rope_fields(raw: Mapping[str, Any], known: Mapping[str, Any], *, head_dim: int, rotary_dim: int) -> dict[str, Any]:

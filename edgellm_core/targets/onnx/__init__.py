@@ -25,13 +25,14 @@ class OnnxTarget(Target):
 
     def rules(self) -> Sequence[Rule]:
         """Return the lowering rules."""
-        from edgellm_core.targets.onnx import lower_attention, lower_linear, lower_norms, lower_rotary
+        from edgellm_core.targets.onnx import lower_attention, lower_experts, lower_linear, lower_norms, lower_rotary
 
         return (
             lower_norms.RMSNormToRMSNormalization(),
             lower_norms.LayerNormToLayerNormalization(),
             lower_rotary.RotaryToRotaryEmbedding(),
             lower_linear.LinearToMatMul(),
+            lower_experts.ExpertsToMatMul(),
             lower_attention.AppendToConcat(),
             lower_attention.AttentionMaskToLogic(),
             lower_attention.AttentionToAttention(),

@@ -8,7 +8,7 @@ import pytest
 
 import edgellm_core
 from edgellm_core.errors import EdgellmError
-from edgellm_core.targets.edge_llm.errors import AttentionNotExpressibleError, InputNotExpressibleError
+from edgellm_core.targets.edge_llm.errors import AttentionNotExpressibleError
 
 NO_NORM = {"use_qk_norm": False}
 RIGHT = [
@@ -37,8 +37,6 @@ def test_right_by_proof(edge_llm, family, changes):
         ("smollm3", AttentionNotExpressibleError, "it has no RoPE"),
         ("exaone4", AttentionNotExpressibleError, "it has no RoPE"),
         ("ministral3", AttentionNotExpressibleError, "Mul stands before it"),
-        ("qwen2_moe", InputNotExpressibleError, "'input_ids'"),
-        ("gpt_oss", InputNotExpressibleError, "'input_ids'"),
     ],
 )
 def test_refused_by_name(edge_llm, family, error, reason):
