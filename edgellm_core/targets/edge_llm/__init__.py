@@ -51,17 +51,19 @@ class EdgeLlmTarget(Target):
         )
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
-        """Return plugins for int4 layers and the Q/DQ form of others; caches are float16.
+        """Return plugins for int4 layers and experts, and the Q/DQ form of other layers; caches are float16.
 
         Raises:
             NoFormError: a kind of weight that the runtime does not take, or a quantized cache.
             UnalignedInt4Error: an int4 layer whose size the plugin does not take.
         """
+        from edgellm_core.targets.edge_llm.int4_experts import int4_experts
         from edgellm_core.targets.edge_llm.quantized_linear import quantized_linears
 
         if model.caches:
             raise NoFormError(self.name, {"an fp8 KV cache"})
-        return quantized_linears(self.name, model)
+        linears, experts = quantized_linears(self.name, model), int4_experts(self.name, model)
+        return QuantizedForm(rules=(*linears.rules, *experts.rules), recipes=(*linears.recipes, *experts.recipes))
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse a checkpoint without tokenizer or chat template."""
