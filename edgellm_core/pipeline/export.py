@@ -247,9 +247,11 @@ def bind_graph(
     from edgellm_core.weights.tables import write_table
     from edgellm_core.weights.tied import require_equal_duplicates
 
-    model, quantized = lowered.model, {recipe.name for recipe in lowered.recipes}
+    model = lowered.model
+    quantized = {name for recipe in lowered.recipes for name in (recipe.name, *recipe.sources)}
     used = {name for node in model.graph.node for name in node.input}
-    replaced = {weight for weight in lowered.quantized.linears if weight not in used} | quantized
+    stacked = {*lowered.quantized.linears, *lowered.quantized.experts}
+    replaced = {weight for weight in stacked if weight not in used} | quantized
     parameters = {name: spec for name, spec in template.stamped_parameters().items() if name not in replaced}
     parts = {part.parameter for joined in lowered.joins.values() for part in joined}
     apart = {table.parameter for table in lowered.tables.values()}

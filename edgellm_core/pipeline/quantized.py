@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.contract import GraphDimensions
     from edgellm_core.quantization.layout import QuantizationLayout
+    from edgellm_core.quantization.model import Stacks
     from edgellm_core.tracing.template import Template
 
 
@@ -66,15 +67,22 @@ def quantized_model(
     if layout is None:
         return QuantizedModel(element_type=element_type)
     calls: dict[str, int] = {}
+    stacks: Stacks = {}
     for node in graph.nodes:
         if semantic(node, "Linear"):
             calls[node.inputs[1].name] = calls.get(node.inputs[1].name, 0) + 1
+        elif semantic(node, "Experts"):
+            stacks |= {
+                weight.name: (int(weight.shape[0]), template.sources.get(weight.name, (weight.name,)))
+                for weight in node.inputs[3:]
+            }
     names = _parameter_names(template, plain_names(checkpoint.tensors, layout), ignored)
     return find_quantized(
         layout,
         checkpoint.tensors,
         element_type=element_type,
         calls=calls,
+        stacks=stacks,
         caches=[node.inputs[0].name for node in graph.nodes if semantic(node, "Append")],
         parameter_of=lambda name: names.get(name, name),
         layer_of=LayerNaming(template.layers).layer,

@@ -73,6 +73,17 @@ class PartialBlockError(UserError):
         )
 
 
+class UnevenExpertsError(UserError):
+    """The experts of a layer are one weight in the graph, and are not all quantized alike."""
+
+    def __init__(self, weight: str, module: str) -> None:
+        """Name the weight and the first expert that differs."""
+        super().__init__(
+            f"All experts of {weight!r} must be quantized alike; {module!r} differs. Leave them unquantized, or build "
+            "from the unquantized checkpoint."
+        )
+
+
 class SharedByTwoError(UserError):
     """Two quantized layers share one weight."""
 

@@ -6,7 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.quantization.errors import NotInGraphError, PartialBlockError, SharedByTwoError
+from edgellm_core.quantization.errors import (
+    NotInGraphError,
+    PartialBlockError,
+    SharedByTwoError,
+    UnevenExpertsError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -52,6 +57,27 @@ class QuantizedLinear:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedExperts:
+    """One quantized weight of all experts of a layer, ``[experts, outputs, inputs]``.
+
+    Attributes:
+        weight: its name in the graph.
+        modules: paths of its parts in the checkpoint, expert by expert; those of one expert lie under each other.
+        form: how each part is stored.
+        experts: number of experts.
+        outputs: size of what one expert returns.
+        inputs: size of what it takes.
+    """
+
+    weight: str
+    modules: tuple[str, ...]
+    form: LinearFormat
+    experts: int
+    outputs: int
+    inputs: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizedModel:
     """What of a graph is quantized.
 
@@ -61,6 +87,7 @@ class QuantizedModel:
         caches: graph input of a cache → tensor with the scale of its rounding to fp8.
         queries: graph input of the keys of a layer → tensor with the scale of its queries, where there is one.
         tensors: the checkpoint, for scales that become attributes.
+        experts: weights of experts by their name in the graph.
     """
 
     element_type: str
@@ -68,6 +95,7 @@ class QuantizedModel:
     caches: Mapping[str, str] = field(default_factory=dict)
     queries: Mapping[str, str] = field(default_factory=dict)
     tensors: TensorIndex = field(default_factory=dict)
+    experts: Mapping[str, QuantizedExperts] = field(default_factory=dict)
 
     @property
     def calls(self) -> int:
@@ -75,12 +103,17 @@ class QuantizedModel:
         return sum(linear.calls for linear in self.linears.values())
 
 
-def find_quantized(
+Stacks = dict[str, tuple[int, tuple[str, ...]]]
+"""Name of the weight of experts in the graph → their number, and the tensors that make it, expert by expert."""
+
+
+def find_quantized(  # noqa: PLR0913  # each is another part of the graph
     layout: QuantizationLayout,
     tensors: TensorIndex,
     *,
     element_type: str,
     calls: Mapping[str, int],
+    stacks: Stacks,
     caches: Collection[str],
     parameter_of: Callable[[str], str],
     layer_of: Callable[[str], int | None],
@@ -92,6 +125,7 @@ def find_quantized(
         tensors: all tensors of the checkpoint.
         element_type: type of everything that is not.
         calls: name of a weight → nodes of the graph that call a linear layer with it.
+        stacks: weights of experts.
         caches: graph inputs that new keys and values are appended to.
         parameter_of: name of a tensor → name of the parameter in the graph.
         layer_of: name of a tensor or state → decoder layer that it belongs to.
@@ -99,11 +133,16 @@ def find_quantized(
     Raises:
         NotInGraphError: a layer is no linear layer of the graph, or a cache has no scale.
         PartialBlockError: blocks don't divide a layer.
+        UnevenExpertsError: experts of one weight are not quantized alike.
         SharedByTwoError: two quantized layers share one weight.
     """
     linears: dict[str, QuantizedLinear] = {}
+    experts = _find_experts(layout, tensors, stacks)
+    inside = {module for one in experts.values() for module in one.modules}
     missing = []
     for module, form in layout.linears.items():
+        if module in inside:
+            continue
         weight = parameter_of(f"{module}.weight")
         if weight not in calls:
             missing.append(module)
@@ -120,7 +159,9 @@ def find_quantized(
         raise NotInGraphError("layer(s)", missing, "linear layers of the traced model")
     scales = _cache_scales(tensors, caches, layer_of) if layout.kv_cache else {}
     queries = _query_scales(tensors, scales, layer_of)
-    return QuantizedModel(element_type=element_type, linears=linears, caches=scales, queries=queries, tensors=tensors)
+    return QuantizedModel(
+        element_type=element_type, linears=linears, caches=scales, queries=queries, experts=experts, tensors=tensors
+    )
 
 
 def _query_scales(
@@ -131,6 +172,29 @@ def _query_scales(
     parts = {name: _CACHE.fullmatch(name) for name in caches}
     layers = {name: int(part[1]) for name, part in parts.items() if part and part[2] == "key"}
     return {name: known[layer] for name, layer in layers.items() if layer in known}
+
+
+def _find_experts(layout: QuantizationLayout, tensors: TensorIndex, stacks: Stacks) -> dict[str, QuantizedExperts]:
+    """Return the weights of experts that are quantized."""
+    found = {}
+    for weight, (experts, sources) in stacks.items():
+        modules = tuple(source.removesuffix(".weight") for source in sources)
+        forms = [layout.linears.get(module) for module in modules]
+        form = forms[0]
+        if not any(forms):
+            continue
+        odd = next((module for module, one in zip(modules, forms, strict=True) if one is None or one != form), None)
+        if odd is not None or form is None:
+            raise UnevenExpertsError(weight, odd or modules[0])
+        sizes = [form.dimensions(tensors[source].shape) for source in sources]
+        inputs = sizes[0][1]
+        if form.block_size and inputs % form.block_size:
+            raise PartialBlockError(modules[0], inputs, form.block_size)
+        found[weight] = QuantizedExperts(
+            weight=weight, modules=modules, form=form, experts=experts,
+            outputs=sum(outputs for outputs, _ in sizes) // experts, inputs=inputs,
+        )  # fmt: skip
+    return found
 
 
 def _cache_scales(

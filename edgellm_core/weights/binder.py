@@ -43,6 +43,7 @@ from edgellm_core.weights.reader import (
     TransposedStream,
 )
 from edgellm_core.weights.sink import DigestedFile
+from edgellm_core.weights.stacked import check_stack, copy_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -159,6 +160,9 @@ def bind(
         sink.commit(len(header))
         for recipe in recipes:
             sink.pad_to(layout.slots[recipe.name].offset)
+            if recipe.stack_packing is not None:
+                copy_stack(recipe, recipe.stack_packing, tensors, files, sink, tell)
+                continue
             for piece in pieces_of(recipe, [tensors[name] for name in recipe.sources]):
                 _copy_piece(recipe, piece, files, sink, chunk_bytes, tell)
         digest = sink.finish()
@@ -171,6 +175,9 @@ def _check_recipe(recipe: Recipe, tensors: TensorIndex) -> None:
     entries = [tensors[name] for name in recipe.sources]
     if recipe.packing is not None:
         check_packed(recipe, recipe.packing, entries)
+        return
+    if recipe.stack_packing is not None:
+        check_stack(recipe, recipe.stack_packing, entries)
         return
     for entry in entries:
         if not can_cast(entry.element_type, recipe.element_type):

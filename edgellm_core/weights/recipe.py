@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgellm_core.settings import PAIRED_TYPES, stored_bytes
 
@@ -25,6 +25,16 @@ class Packing(Protocol):
 
     def pack(self, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the packed bytes of a block, in one dimension."""
+
+
+class StackPacking(Protocol):
+    """Puts the parts of one item of a stack, joined along axis 0, into the order of a kernel."""
+
+    def shape(self, joined: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the dimensions of what ``[rows, columns]`` becomes."""
+
+    def pack(self, joined: NDArray[Any]) -> NDArray[Any]:
+        """Return the packed item; bytes stay bytes, and floats have the type of the recipe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +60,8 @@ class Recipe:
             where all lie as in the file. Not with ``transpose`` or ``join``.
         stack_order: order in which the rows of each item of a stack ``[n, rows, …]`` are taken; empty for that of the
             sources. Not with any of the others.
+        stack_packing: how each item of a stack ``[n, …]`` is put into another order, all its sources together: bytes
+            (``U8``), or floats after their cast; the other settings then don't apply.
     """
 
     name: str
@@ -63,6 +75,7 @@ class Recipe:
     positive: bool = False
     row_orders: tuple[tuple[int, ...], ...] = ()
     stack_order: tuple[int, ...] = ()
+    stack_packing: StackPacking | None = None
 
     @property
     def written_shape(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.runtime.paged.attention_function import attention_function
 from edgellm_core.runtime.paged.experts_function import experts_function
+from edgellm_core.runtime.paged.int4_experts_function import int4_experts_function
 from edgellm_core.runtime.paged.int4_function import int4_function, join_function
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ FUNCTIONS: Final[Mapping[str, MakeFunction]] = {
     "AttentionPlugin": attention_function,
     "Fp16MoePlugin": experts_function,
     "Int4GroupwiseGemmPluginV2": int4_function,
+    "Int4MoePlugin": int4_experts_function,
     "QkvConcatPlugin": join_function,
 }
 """Operator → what makes a function of its name and attributes."""

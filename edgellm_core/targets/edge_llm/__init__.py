@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from edgellm_core.contract import QuantizedForm, Target
@@ -52,17 +51,21 @@ class EdgeLlmTarget(Target):
         )
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
-        """Return plugins for int4 layers and the Q/DQ form of others; scales of caches become attributes.
+        """Return plugins for int4 layers and experts, the Q/DQ form of others, and scales of caches as attributes.
 
         Raises:
             NoFormError: a kind of weight that the runtime does not take.
             UnalignedInt4Error: an int4 layer whose size the plugin does not take.
         """
+        from edgellm_core.targets.edge_llm.int4_experts import int4_experts
         from edgellm_core.targets.edge_llm.quantized_cache import ScaledAppend
         from edgellm_core.targets.edge_llm.quantized_linear import quantized_linears
 
-        form = quantized_linears(self.name, model)
-        return replace(form, rules=(*form.rules, ScaledAppend(model))) if model.caches else form
+        linears, experts = quantized_linears(self.name, model), int4_experts(self.name, model)
+        caches = (ScaledAppend(model),) if model.caches else ()
+        return QuantizedForm(
+            rules=(*linears.rules, *experts.rules, *caches), recipes=(*linears.recipes, *experts.recipes)
+        )
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse a checkpoint without tokenizer or chat template."""

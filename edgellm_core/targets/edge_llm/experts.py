@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 import onnx
 
-from edgellm_core.surgery.rule import Rule, semantic
+from edgellm_core.surgery.rule import Rule, Stage, semantic
 from edgellm_core.targets.edge_llm.errors import ExpertsNotExpressibleError
 from edgellm_core.targets.edge_llm.quantized_linear import PLUGIN_DOMAIN
 from edgellm_core.targets.edge_llm.routing import read_routing
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from edgellm_core.surgery.rule import Editor
+    from edgellm_core.targets.edge_llm.routing import Routing
 
 FP16_PLUGIN: Final = "Fp16MoePlugin"
 
@@ -33,6 +34,8 @@ HIDDEN_ALIGNMENT: Final = 128
 
 class ReshapeToTokens(Rule):
     """``Reshape(x)`` from ``[batch, seq, n]`` to ``[batch · seq, n]`` or back → ``x``: tokens are a list already."""
+
+    stage: ClassVar[Stage] = "clean"
 
     def match(self, node: gs.Node, graph: gs.Graph) -> bool:
         """Match by the traced shapes; the last axis stays what it is."""
@@ -83,7 +86,7 @@ class ExpertsToPlugin(Rule):
         )  # fmt: skip
         fc1.shape = gate_up.shape
         [mixed] = edit.nodes(
-            FP16_PLUGIN, [_float32(name, routing.logits, edit), x, fc1, down], [f"{name}.mixed"],
+            FP16_PLUGIN, [float32_logits(name, routing, edit), x, fc1, down], [f"{name}.mixed"],
             name=name, domain=PLUGIN_DOMAIN,
             num_experts=experts, top_k=routing.chosen, hidden_size=hidden, moe_inter_size=inner,
             activation_type=SWIGLU, norm_topk_prob=int(routing.normalised), max_routed_rows=0,
@@ -124,8 +127,9 @@ def _require_sizes(place: str, *, experts: int, chosen: int, hidden: int, inner:
     raise ExpertsNotExpressibleError(place, reason)
 
 
-def _float32(name: str, logits: gs.Tensor, edit: Editor) -> gs.Tensor:
-    """Return router logits as the plugin takes them."""
+def float32_logits(name: str, routing: Routing, edit: Editor) -> gs.Tensor:
+    """Return the router's logits as the plugins take them."""
+    logits = routing.logits
     if logits.dtype == np.float32:
         return logits
     kind = onnx.TensorProto.FLOAT

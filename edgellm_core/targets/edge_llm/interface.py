@@ -162,7 +162,7 @@ LAST_AXIS: Final = {
 
 REDUCTIONS: Final = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL2"})
 OF_TOKENS: Final = frozenset(
-    {"AttentionPlugin", "Fp16MoePlugin", "Int4GroupwiseGemmPluginV2", "MatMul", "QkvConcatPlugin"}
+    {"AttentionPlugin", "Fp16MoePlugin", "Int4GroupwiseGemmPluginV2", "Int4MoePlugin", "MatMul", "QkvConcatPlugin"}
 )
 
 

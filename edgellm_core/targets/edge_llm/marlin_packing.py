@@ -76,6 +76,6 @@ def _by_place(pairs: Bytes) -> NDArray[Any]:
 
 def scale_order(outputs: int, *, groups: int) -> NDArray[np.int64]:
     """Return which output each column of the packed scales belongs to."""
-    blocks = (8, 8) if groups > 1 else (4, 4, 2)
-    order: NDArray[np.int64] = np.arange(outputs).reshape(-1, *blocks).swapaxes(1, 2).reshape(-1)
+    parts = (-1, 8, 8) if groups > 1 else (-1, 4, 4, 2)
+    order: NDArray[np.int64] = np.arange(outputs).reshape(parts).swapaxes(1, 2).reshape(-1)
     return order

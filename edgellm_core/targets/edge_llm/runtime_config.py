@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 VERSION: Final = "0.11.0"
 """Release of TensorRT-Edge-LLM whose contract the files keep."""
 
+EXPERTS: Final = ("Fp16MoePlugin", "Int4MoePlugin")
+"""Plugins for mixtures of experts."""
+
 ROPE_TYPES: Final = frozenset({"default", "llama3", "yarn", "longrope", "dynamic"})
 """Kinds of angles that the runtime computes and the gate checks."""
 
@@ -130,7 +133,7 @@ def _attention_fields(plugins: Sequence[Mapping[str, Any]], head_dim: int) -> di
 
 def _expert_fields(model: onnx.ModelProto) -> dict[str, Any]:
     """Return the sizes of mixtures of experts; nothing for a model without any."""
-    plugins = [_attributes(node) for node in model.graph.node if node.op_type == "Fp16MoePlugin"]
+    plugins = [_attributes(node) for node in model.graph.node if node.op_type in EXPERTS]
     if not plugins:
         return {}
     return {

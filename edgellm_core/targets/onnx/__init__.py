@@ -50,11 +50,18 @@ class OnnxTarget(Target):
         )
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
-        """Return the Q/DQ form of every format that there is."""
+        """Return the Q/DQ form of every format that there is.
+
+        Raises:
+            NoFormError: quantized experts.
+        """
+        from edgellm_core.errors import NoFormError
         from edgellm_core.targets.onnx.quantized_cache import QuantizedAppend, cache_recipe
         from edgellm_core.targets.onnx.quantized_linear import QuantizedLinearToMatMul
         from edgellm_core.targets.onnx.quantized_recipes import linear_recipes
 
+        if model.experts:
+            raise NoFormError(self.name, {"quantized experts"})
         of_linears = [
             recipe
             for linear in model.linears.values()
