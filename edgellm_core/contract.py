@@ -175,6 +175,21 @@ class QuantizedForm:
     recipes: Sequence[Recipe] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportedForm:
+    """How a target takes a graph that another exporter made.
+
+    Attributes:
+        rules: rules that lower what was found in it.
+        tables: initializers that lie in files of their own beside the graph: file → initializer.
+        keeps_interface: whether inputs and outputs stay those of the file; otherwise ``Target.finish`` writes them.
+    """
+
+    rules: Sequence[Rule] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)
+    keeps_interface: bool = True
+
+
 class Target:
     """A form of graph and files that some runtime takes.
 
@@ -190,6 +205,9 @@ class Target:
         schemes: values of ``--precision`` that quantize and that it takes; None for all.
         kv_caches: values of ``--kv-cache`` that it takes; None for all.
         builds_engine: whether ``--engine`` builds from the graph.
+        imported_check: ``module:function`` that compares a graph of another exporter with what ``edgellm surgery``
+            made of it, like the default, ``edgellm_core.pipeline.foreign.check.compare``.
+        takes_imported: whether it takes graphs of other exporters at all.
     """
 
     name: ClassVar[str] = ""
@@ -201,18 +219,23 @@ class Target:
     schemes: ClassVar[tuple[str, ...] | None] = None
     kv_caches: ClassVar[tuple[str, ...] | None] = None
     builds_engine: ClassVar[bool] = True
+    imported_check: ClassVar[str] = "edgellm_core.pipeline.foreign.check:compare"
+    takes_imported: ClassVar[bool] = False
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules that lower the semantic operators to what the runtime takes."""
         raise NotImplementedError
 
-    def imported_rules(self) -> Sequence[Rule] | None:
-        """Return the rules that lower semantic operators in a graph of another exporter (``edgellm surgery``).
+    def imported(self, graph: gs.Graph) -> ImportedForm:
+        """Return how the target takes a graph of another exporter (``edgellm surgery``); by default it does not.
 
-        Returns:
-            The rules, or None where the target takes only graphs that edgellm traced.
+        Args:
+            graph: what pattern rules left: semantic operators where they found any; may be changed in place.
+
+        Raises:
+            EdgellmError: naming what can't be expressed.
         """
-        return None
+        raise NotImplementedError
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse, before anything long, a checkpoint that the runtime can't take; by default nothing.

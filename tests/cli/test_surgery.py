@@ -283,7 +283,7 @@ def test_a_wrong_rewrite_is_caught_and_leaves_no_file(silu, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "edge-llm"], "Target 'edge-llm' does not take graphs of other exporters: it needs the rule"),
+        (["--target", "edge-llm"], "Target 'edge-llm' takes decoders, from ids or embeddings to logits; no attention"),
         (["--target", "edge-lm"], "Unknown target 'edge-lm'. Did you mean 'edge-llm'?"),
         (["--dim", "row=2"], "Unknown dimension 'row'. Did you mean 'rows'?"),
         (["--dim", "rows"], "--dim must be NAME=N; got 'rows'."),

@@ -35,9 +35,18 @@ def prepare(foreign: ForeignGraph, opset: int) -> onnx.ModelProto:
     _hoist_constants(model.graph)
     for value in model.graph.output:  # exporters give their dimensions names of their own
         value.type.tensor_type.ClearField("shape")
+    _number_dimensions(model.graph)
     raise_opset(model, opset)
     model.ir_version = max(model.ir_version, IR_VERSION)
     return _with_shapes(onnx.shape_inference.infer_shapes(model, data_prop=True))
+
+
+def _number_dimensions(graph: onnx.GraphProto) -> None:
+    """Make symbols that are numbers numbers: the exporter of transformers calls the size 8 ``"8"``."""
+    for value in graph.input:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param.isdigit():
+                dimension.dim_value = int(dimension.dim_param)
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

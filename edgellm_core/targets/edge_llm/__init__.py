@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from edgellm_core.contract import QuantizedForm, Target
+from edgellm_core.contract import ImportedForm, QuantizedForm, Target
 from edgellm_core.errors import NoFormError
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class EdgeLlmTarget(Target):
     schemes: ClassVar[tuple[str, ...] | None] = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
     kv_caches: ClassVar[tuple[str, ...] | None] = ()
     builds_engine: ClassVar[bool] = False
+    imported_check: ClassVar[str] = "edgellm_core.pipeline.foreign.paged_check:compare"
+    takes_imported: ClassVar[bool] = True
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules; what they can't express they refuse by name."""
@@ -47,6 +49,12 @@ class EdgeLlmTarget(Target):
             lower_norms.LayerNormToLayerNormalization(),
             lower_linear.LinearToMatMul(),
         )
+
+    def imported(self, graph: gs.Graph) -> ImportedForm:
+        """Prove what the graph's masks and angles are, and return the rules for it as a traced one."""
+        from edgellm_core.targets.edge_llm.imported import read_imported
+
+        return read_imported(graph)
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
         """Return plugins for int4 layers and the Q/DQ form of others; caches are float16.
