@@ -294,6 +294,15 @@ def test_bad_options(arguments, message, silu, tmp_path, fails):
     assert not (tmp_path / "out.onnx").exists()
 
 
+def test_target_edge_llm_takes_float16_only(exported, tmp_path, fails):
+    path, _ = exported("llama-eager")
+    message = fails(path, "-o", tmp_path / "out.onnx", "--target", "edge-llm")
+    assert (
+        "takes float16 graphs, whose weights stay as they are; 'model.model.embed_tokens.weight' is float32" in message
+    )
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_input_and_output_must_differ(silu, tmp_path, fails):
     content = silu.read_bytes()
     assert "-o must name another file than the input" in fails(silu, "-o", silu, "--force")

@@ -78,11 +78,21 @@ def _symbolic(model: onnx.ModelProto, *, merging: bool) -> onnx.ModelProto | Non
     """
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
+    tool = SymbolicShapeInference(_INT_MAX, merging, guess_output_rank=False, verbose=0)
     try:
-        inferred: onnx.ModelProto = SymbolicShapeInference.infer_shapes(copied(model), auto_merge=merging)
+        tool._preprocess(copied(model))  # noqa: SLF001  # infer_shapes() writes a file where it gives up
+        found = False
+        while tool.run_:
+            found = tool._infer_impl()  # noqa: SLF001
+        tool._update_output_from_vi()  # noqa: SLF001
     except Exception:  # noqa: BLE001  # it stops with whatever a node that it can't follow raises
         return None
+    inferred: onnx.ModelProto | None = tool.out_mp_ if found else None
     return inferred
+
+
+_INT_MAX: Final = 2**31 - 1
+"""What the tool takes for unbounded: its default."""
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -53,7 +53,7 @@ def rewrite(graph: gs.Graph, target: Target, opset: int) -> tuple[ImportedForm, 
     runs = _tidy(graph, tidying_rules())
     for rule in pattern_rules(opset):
         runs += run_rules(graph, [rule], _nothing())  # each leaves no needless consumers to the next
-    form = target.imported(graph)
+    form = target.imported(graph)  # may find further semantic operators
     runs += run_rules(graph, form.rules, _semantic_counts(graph))
     if not form.keeps_interface:
         target.finish(graph)

@@ -65,20 +65,46 @@ def sample(model):
     return ids, mask, torch.arange(5, 9).expand(2, 4).contiguous(), tuple(past)
 
 
-def with_torch(model, path):
+def names_of(past):
+    """Inputs and outputs of a decoder with a cache."""
+    states = [f"past_key_values.{i}.{kind}" for i in range(len(past) // 2) for kind in ("key", "value")]
+    inputs = ["input_ids", "attention_mask", "position_ids", *states]
+    return inputs, ["logits", *(name.replace("past_key_values", "present") for name in states)]
+
+
+def with_torch(model, path, **options):
     """torch.onnx.export of a wrapper with a cache."""
     inputs = sample(model)
-    names = [f"past_key_values.{i}.{kind}" for i in range(len(inputs[3]) // 2) for kind in ("key", "value")]
+    names, outputs = names_of(inputs[3])
     batch, seq, past = (torch.export.Dim(name) for name in ("batch", "seq", "past"))
     tokens, keys = {0: batch, 1: seq}, {0: batch, 2: past}
-    _save(
-        WithCache(model),
-        inputs,
-        path,
-        dynamic_shapes=(tokens, {0: batch, 1: torch.export.Dim("total")}, tokens, tuple(keys for _ in names)),
-        input_names=["input_ids", "attention_mask", "position_ids", *names],
-        output_names=["logits", *(name.replace("past_key_values", "present") for name in names)],
-    )
+    shapes = tokens, {0: batch, 1: torch.export.Dim("total")}, tokens, tuple(keys for _ in inputs[3])
+    _save(WithCache(model), inputs, path, dynamic_shapes=shapes, input_names=names, output_names=outputs, **options)
+
+
+def with_opset_23(model, path):
+    """torch.onnx.export that writes attention as one operator."""
+    with_torch(model, path, opset_version=23)
+
+
+def with_torchscript(model, path):
+    """The exporter that optimum used for long."""
+    inputs = sample(model)
+    names, outputs = names_of(inputs[3])
+    tokens, keys = {0: "batch", 1: "seq"}, {0: "batch", 2: "past"}
+    axes = {"input_ids": tokens, "attention_mask": {0: "batch", 1: "past + seq"}, "position_ids": tokens}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            WithCache(model),
+            inputs,
+            path,
+            dynamo=False,
+            opset_version=17,
+            input_names=names,
+            output_names=outputs,
+            dynamic_axes=axes | dict.fromkeys(names[3:], keys),
+        )
 
 
 def without_cache(model, path):
@@ -93,7 +119,7 @@ def with_transformers(model, path):
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
     ids, mask, positions, past = sample(model)
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache()
     for layer in range(len(past) // 2):
         cache.update(past[2 * layer], past[2 * layer + 1], layer)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
@@ -103,7 +129,10 @@ def with_transformers(model, path):
     (path.parent / "model.onnx").rename(path)
 
 
-EXPORTERS = {"torch": with_torch, "without-cache": without_cache, "transformers": with_transformers}
+EXPORTERS = {
+    "torch": with_torch, "torch-23": with_opset_23, "torchscript": with_torchscript, "without-cache": without_cache,
+    "transformers": with_transformers,
+}  # fmt: skip
 
 
 def _save(module, inputs, path, **options):

@@ -55,8 +55,10 @@ def read_imported(graph: gs.Graph) -> ImportedDecoder:
     from edgellm_core.targets.edge_llm.imported.errors import NotADecoderError
     from edgellm_core.targets.edge_llm.imported.interface import read_interface
     from edgellm_core.targets.edge_llm.imported.masks import prove_mask
+    from edgellm_core.targets.edge_llm.imported.standard_operators import make_semantic
     from edgellm_core.targets.edge_llm.interface import embedding_of
 
+    make_semantic(graph)
     interface = read_interface(graph)
     rotations = [node for node in graph.nodes if semantic(node, "Rotary")]
     if not rotations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from edgellm_core.targets.edge_llm.imported.interface import Interface
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 _CASES: Final = ((5, 0), (4, 3), (1, 6))
 """New tokens and tokens in the cache."""
@@ -40,11 +42,18 @@ def prove_mask(node: gs.Node, interface: Interface) -> int:
     if mask is None or mask.is_empty():
         raise MaskNotProvenError(node.name, "does not exist: each token would see later ones")
     cases = list(_cases(mask, node, interface))
-    values = [_computed([mask], case, node, interface)[0] for case in cases]
+    values = [_additive(_computed([mask], case, node, interface)[0]) for case in cases]
     window = _window(values[-1], cases[-1])
     for case, value in zip(cases, values, strict=True):
-        _check(np.asarray(value, np.float64), case, window, node)
+        _check(value, case, window, node)
     return window
+
+
+def _additive(mask: Array) -> Floats:
+    """Return a mask as numbers to add; a boolean one says which keys are seen."""
+    if mask.dtype == np.bool_:
+        return np.where(mask, 0.0, -np.inf)
+    return mask.astype(np.float64)
 
 
 def prove_guard(condition: gs.Tensor, kept: bool, node: gs.Node, interface: Interface) -> None:
@@ -113,14 +122,14 @@ _UNBOUNDED: Final = 1 << 30
 """Ends of slices lie beyond."""
 
 
-def _window(value: Array, case: Case) -> int:
+def _window(value: Floats, case: Case) -> int:
     """Return how many keys the last token sees, 0 for all of them."""
     row = np.broadcast_to(value, (1, 1, case.seq, case.past + case.seq))[0, 0, -1]
     seen = int((row > _HIDES).sum())
     return 0 if seen == len(row) else seen
 
 
-def _check(value: np.ndarray[tuple[int, ...], np.dtype[np.float64]], case: Case, window: int, node: gs.Node) -> None:
+def _check(value: Floats, case: Case, window: int, node: gs.Node) -> None:
     """Compare a mask with causality, a window and padding, for real tokens."""
     batch, length = len(case.padding), case.past + case.seq
     try:
