@@ -188,6 +188,19 @@ class Table:
     factor: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportedForm:
+    """How a target takes a graph that another exporter made.
+
+    Attributes:
+        rules: rules that lower what was found in it.
+        keeps_interface: whether inputs and outputs stay those of the file; otherwise ``Target.finish`` writes them.
+    """
+
+    rules: Sequence[Rule] = ()
+    keeps_interface: bool = True
+
+
 class Target:
     """A form of graph and files that some runtime takes.
 
@@ -206,6 +219,9 @@ class Target:
         engine_form: ``module:Class`` that says how an engine is made of the graph; like the default,
             ``edgellm_core.engine.form.EngineForm``.
         builds_engine: whether ``--engine auto`` builds one; without it the runtime's own builder does, on the device.
+        imported_check: ``module:function`` that compares a graph of another exporter with what ``edgellm surgery``
+            made of it, like the default, ``edgellm_core.pipeline.foreign.check.compare``.
+        takes_imported: whether it takes graphs of other exporters at all.
     """
 
     name: ClassVar[str] = ""
@@ -219,18 +235,23 @@ class Target:
     exact_cache_scales: ClassVar[bool] = False
     engine_form: ClassVar[str] = "edgellm_core.engine.form:EngineForm"
     builds_engine: ClassVar[bool] = True
+    imported_check: ClassVar[str] = "edgellm_core.pipeline.foreign.check:compare"
+    takes_imported: ClassVar[bool] = False
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules that lower the semantic operators to what the runtime takes."""
         raise NotImplementedError
 
-    def imported_rules(self) -> Sequence[Rule] | None:
-        """Return the rules that lower semantic operators in a graph of another exporter (``edgellm surgery``).
+    def imported(self, graph: gs.Graph) -> ImportedForm:
+        """Return how the target takes a graph of another exporter (``edgellm surgery``); by default it does not.
 
-        Returns:
-            The rules, or None where the target takes only graphs that edgellm traced.
+        Args:
+            graph: what pattern rules left: semantic operators where they found any; may be changed in place.
+
+        Raises:
+            EdgellmError: naming what can't be expressed.
         """
-        return None
+        raise NotImplementedError
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse, before anything long, a checkpoint that the runtime can't take; by default nothing.

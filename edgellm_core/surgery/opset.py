@@ -23,7 +23,9 @@ _NEUTRAL: Final = frozenset(
     {
         ("Reshape", "allowzero"),
         ("Cast", "saturate"),
+        ("Cast", "round_mode"),
         ("CastLike", "saturate"),
+        ("CastLike", "round_mode"),
         ("ScatterND", "reduction"),
         ("ScatterElements", "reduction"),
         ("Shape", "start"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import GraphLoadError
 from edgellm_core.runtime.paged.functions import add_functions
-from edgellm_core.runtime.paged.session import EMBEDDED, PagedGraph
+from edgellm_core.runtime.paged.session import EMBEDDED, PagedGraph, read_files
 from edgellm_core.verification.rounding_points import embeds_are_made
 from edgellm_core.verification.session import load_graph
 
@@ -47,4 +47,4 @@ class PagedGraphSession(PagedGraph):
         except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
             reason = one_line(error)
             raise GraphLoadError(folder / "model.onnx", reason) from error
-        super().__init__(session, folder, extra=extra)
+        super().__init__(session, read_files(folder), extra=extra)

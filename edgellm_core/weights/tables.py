@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgellm_core.weights.binder import ALIGNMENT, bind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgellm_core.checkpoint.tensors import TensorIndex
@@ -29,12 +30,13 @@ def write_table(recipe: Recipe, tensors: TensorIndex, path: Path, report: Report
         EdgellmError: as :func:`~edgellm_core.weights.binder.bind`.
     """
     named = dataclasses.replace(recipe, name=path.stem)
-    bind([named], tensors, path, report=report, header=_header(named))
+    header = table_header(named.name, named.element_type, named.shape, named.nbytes)
+    bind([named], tensors, path, report=report, header=header)
 
 
-def _header(recipe: Recipe) -> bytes:
+def table_header(name: str, element_type: str, shape: Sequence[int], nbytes: int) -> bytes:
     """Return length and JSON header, padded with spaces so that the data begins at a page (safetensors' format)."""
-    entry = {"dtype": recipe.element_type, "shape": list(recipe.shape), "data_offsets": [0, recipe.nbytes]}
-    text = json.dumps({recipe.name: entry}, separators=(",", ":")).encode()
+    entry = {"dtype": element_type, "shape": list(shape), "data_offsets": [0, nbytes]}
+    text = json.dumps({name: entry}, separators=(",", ":")).encode()
     size = -(-(8 + len(text)) // ALIGNMENT) * ALIGNMENT - 8
     return size.to_bytes(8, "little") + text.ljust(size)

@@ -283,7 +283,7 @@ def test_a_wrong_rewrite_is_caught_and_leaves_no_file(silu, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "edge-llm"], "Target 'edge-llm' does not take graphs of other exporters: it needs the rule"),
+        (["--target", "edge-llm"], "Target 'edge-llm' takes decoders, from ids or embeddings to logits; no attention"),
         (["--target", "edge-lm"], "Unknown target 'edge-lm'. Did you mean 'edge-llm'?"),
         (["--dim", "row=2"], "Unknown dimension 'row'. Did you mean 'rows'?"),
         (["--dim", "rows"], "--dim must be NAME=N; got 'rows'."),
@@ -291,6 +291,15 @@ def test_a_wrong_rewrite_is_caught_and_leaves_no_file(silu, tmp_path, monkeypatc
 )
 def test_bad_options(arguments, message, silu, tmp_path, fails):
     assert message in fails(silu, "-o", tmp_path / "out.onnx", *arguments)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_target_edge_llm_takes_float16_only(exported, tmp_path, fails):
+    path, _ = exported("llama-eager")
+    message = fails(path, "-o", tmp_path / "out.onnx", "--target", "edge-llm")
+    assert (
+        "takes float16 graphs, whose weights stay as they are; 'model.model.embed_tokens.weight' is float32" in message
+    )
     assert not (tmp_path / "out.onnx").exists()
 
 

@@ -81,6 +81,16 @@ def test_what_can_not_be_raised_is_named(node, opset, reason):
         raise_opset(model_of(node, opset), 23)
 
 
+def test_casts_are_raised_to_24():
+    model = model_of(NODES["Cast"], 20)
+    raise_opset(model, 24)
+    model.ir_version = 11
+    x = np.array([[[0.5, -2.0]]], np.float32)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape))
+    assert opset_of(model) == 24
+    np.testing.assert_array_equal(run(model, x)[0], x)
+
+
 @pytest.mark.parametrize("opset", [23, 24])
 def test_a_later_graph_stays_as_it_is(opset):
     model = model_of(helper.make_node("Nonsense", ["x"], ["y"]), opset)

@@ -8,41 +8,22 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgellm_core.errors import one_line
+from edgellm_core.pipeline.foreign.comparison import TOLERANCES, CheckResult
 from edgellm_core.pipeline.foreign.errors import ChangedResultError, InputRunError, RewrittenRunError
 from edgellm_core.pipeline.foreign.random_inputs import index_limits, random_inputs
 from edgellm_core.pipeline.foreign.sizes import described, size_cases
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from edgellm_core.events import Reporter
+    from edgellm_core.pipeline.foreign.comparison import Comparison
     from edgellm_core.pipeline.foreign.reading import ForeignGraph
-
-TOLERANCES: Final = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2}
-"""Largest difference of an output, relative to its largest absolute value; other types must be equal. The standard
-operators round in another order: tiny decoders differ by 1e-6 in float32 and by 2e-3 in float16."""
 
 _LOG_ERRORS_ONLY: Final = 3
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckResult:
-    """How a comparison went.
-
-    Attributes:
-        cases: number of sets of inputs that were compared.
-        max_rel_err: largest difference, relative to the largest absolute value of its output.
-        tolerance: the limit for the outputs that there are.
-        skipped: sizes with which the input file itself does not run.
-    """
-
-    cases: int
-    max_rel_err: float
-    tolerance: float
-    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +33,17 @@ class _Case:
     expected: Arrays
 
 
-def compare(
-    foreign: ForeignGraph, rewritten: Path, given: Mapping[str, int], rules: Sequence[str], report: Reporter
-) -> CheckResult:
+def compare(comparison: Comparison) -> CheckResult:
     """Run both files on the same random inputs, of several sizes.
-
-    Args:
-        foreign: the input file.
-        rewritten: the file to compare with it.
-        given: sizes of symbolic dimensions; the others are chosen.
-        rules: names of the rules that applied, for the message.
-        report: receives progress.
 
     Raises:
         InputRunError: the input file does not run with any of the sizes.
         RewrittenRunError: the rewritten file does not run.
         ChangedResultError: it computes something else.
     """
-    cases, skipped = _expected(foreign, given, report)
-    session = _session(rewritten, None)
+    report, rules = comparison.report, comparison.rules
+    cases, skipped = _expected(comparison.foreign, comparison.dims, report)
+    session = open_session(comparison.staged.model, None)
     worst, limit = 0.0, 0.0
     for index, case in enumerate(cases):
         results = _run(session, case)
@@ -89,7 +62,7 @@ def _expected(foreign: ForeignGraph, given: Mapping[str, int], report: Reporter)
     shapes = {name: list(tensor.dims) for name, tensor in foreign.initializers.items()}
     limits = index_limits(foreign.model, shapes)
     sizes = size_cases(values, given)
-    session = _session(foreign.path, foreign.path)
+    session = open_session(foreign.path, foreign.path)
     cases: list[_Case] = []
     skipped: list[str] = []
     reasons: list[str] = []
@@ -127,7 +100,13 @@ def _has_numbers(value: np.ndarray[Any, Any]) -> bool:
     return not np.issubdtype(value.dtype, np.floating) or not value.size or bool(np.isfinite(value).any())
 
 
-def _session(path: Path, original: Path | None) -> Any:
+def open_session(path: Path, original: Path | None) -> Any:
+    """Return ONNX Runtime's session of a file; ``original`` is the input file where it is that.
+
+    Raises:
+        InputRunError: ONNX Runtime can't load the input file.
+        RewrittenRunError: it can't load the other one.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

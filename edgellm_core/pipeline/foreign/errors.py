@@ -56,11 +56,11 @@ class OutputExistsError(UserError):
 class NoSurgeryForTargetError(UserError):
     """A target that takes graphs which edgellm traced, and no others."""
 
-    def __init__(self, target: str, lacking: str) -> None:
-        """Name the target and the part that is not there."""
+    def __init__(self, target: str) -> None:
+        """Name the target."""
         super().__init__(
-            f"Target {target!r} does not take graphs of other exporters: {lacking}. Use --target onnx, or build the "
-            f"model from its checkpoint with `edgellm build`."
+            f"Target {target!r} does not take graphs of other exporters (Target.takes_imported). Use --target onnx, or "
+            f"build the model from its checkpoint with `edgellm build`."
         )
 
 

@@ -35,9 +35,18 @@ def prepare(foreign: ForeignGraph, opset: int) -> onnx.ModelProto:
     _hoist_constants(model.graph)
     for value in model.graph.output:  # exporters give their dimensions names of their own
         value.type.tensor_type.ClearField("shape")
+    _number_dimensions(model.graph)
     raise_opset(model, opset)
     model.ir_version = max(model.ir_version, IR_VERSION)
     return _with_shapes(onnx.shape_inference.infer_shapes(model, data_prop=True))
+
+
+def _number_dimensions(graph: onnx.GraphProto) -> None:
+    """Make symbols that are numbers numbers: the exporter of transformers calls the size 8 ``"8"``."""
+    for value in graph.input:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param.isdigit():
+                dimension.dim_value = int(dimension.dim_param)
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -69,11 +78,21 @@ def _symbolic(model: onnx.ModelProto, *, merging: bool) -> onnx.ModelProto | Non
     """
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
+    tool = SymbolicShapeInference(_INT_MAX, merging, guess_output_rank=False, verbose=0)
     try:
-        inferred: onnx.ModelProto = SymbolicShapeInference.infer_shapes(copied(model), auto_merge=merging)
+        tool._preprocess(copied(model))  # noqa: SLF001  # infer_shapes() writes a file where it gives up
+        found = False
+        while tool.run_:
+            found = tool._infer_impl()  # noqa: SLF001
+        tool._update_output_from_vi()  # noqa: SLF001
     except Exception:  # noqa: BLE001  # it stops with whatever a node that it can't follow raises
         return None
+    inferred: onnx.ModelProto | None = tool.out_mp_ if found else None
     return inferred
+
+
+_INT_MAX: Final = 2**31 - 1
+"""What the tool takes for unbounded: its default."""
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgellm_core.contract import GraphDimensions
-from edgellm_core.surgery.run import operator_counts, run_rules
+from edgellm_core.surgery.run import operator_counts, refuse_duplicate_names, run_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_graphsurgeon as gs
 
+    from edgellm_core.contract import ImportedForm, Table, Target
     from edgellm_core.surgery.rule import NearMiss, Rule
     from edgellm_core.surgery.run import RuleResult
 
@@ -33,28 +34,33 @@ class RuleRow:
     near_misses: tuple[NearMiss, ...] = ()
 
 
-def rewrite(graph: gs.Graph, lowering: Sequence[Rule], opset: int) -> list[RuleRow]:
+def rewrite(graph: gs.Graph, target: Target, opset: int) -> tuple[ImportedForm, Mapping[str, Table], list[RuleRow]]:
     """Rewrite a graph in place.
 
     Args:
         graph: the graph; its parameters are names without a value.
-        lowering: the target's rules, which lower the semantic operators.
+        target: says how it takes what the patterns find.
         opset: of the graph's default domain.
 
     Returns:
-        One row for each rule.
+        What the target said, its tables beside the graph, and one row for each rule.
 
     Raises:
-        EdgellmError: a rule broke the graph.
+        EdgellmError: a rule broke the graph, or the target can't express it.
     """
     from edgellm_core.surgery.patterns import pattern_rules, tidying_rules
 
     runs = _tidy(graph, tidying_rules())
     for rule in pattern_rules(opset):
         runs += run_rules(graph, [rule], _nothing())  # each leaves no needless consumers to the next
-    runs += run_rules(graph, lowering, _semantic_counts(graph))
+    form = target.imported(graph)  # may find further semantic operators
+    runs += run_rules(graph, form.rules, _semantic_counts(graph))
+    tables: Mapping[str, Table] = {}
+    if not form.keeps_interface:
+        tables = target.finish(graph)
+        refuse_duplicate_names(graph)
     runs += _tidy(graph, tidying_rules())
-    return _rows(runs)
+    return form, tables, _rows(runs)
 
 
 def _nothing() -> GraphDimensions:

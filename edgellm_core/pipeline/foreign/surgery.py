@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgellm_core.errors import one_line
-from edgellm_core.events import Listener, Reporter, ignore_events, stage_events
+from edgellm_core.events import Listener, ignore_events, stage_events
 from edgellm_core.pipeline.foreign.errors import InvalidResultError, NoSurgeryForTargetError
-from edgellm_core.targets import find_target
+from edgellm_core.targets import find_target, load_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,18 +16,12 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from edgellm_core.contract import Target
-    from edgellm_core.pipeline.foreign.check import CheckResult
+    from edgellm_core.contract import ImportedForm, Table, Target
+    from edgellm_core.pipeline.foreign.comparison import CheckResult
     from edgellm_core.pipeline.foreign.reading import ForeignGraph
     from edgellm_core.pipeline.foreign.rewriting import RuleRow
 
 Check = Literal["on", "off"]
-
-_LACKING: Final = {
-    "edge-llm": "it needs the rule that makes trt_edgellm::AttentionPlugin of edgellm::Attention, edgellm::Rotary and "
-    "the cache of a graph that edgellm did not trace, and that rule is not written"
-}
-"""Targets of the design that surgery does not serve, and the part that they need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +84,7 @@ def simplify_onnx(
     Raises:
         EdgellmError: the file can't be read or rewritten, or the result differs; nothing is written.
     """
+    from edgellm_core.pipeline.foreign.comparison import Comparison
     from edgellm_core.pipeline.foreign.reading import read_graph
     from edgellm_core.pipeline.foreign.writing import refuse_output, staged
 
@@ -99,41 +94,32 @@ def simplify_onnx(
         foreign = read_graph(path)
         report.note(f"{len(foreign.parameters)} of {len(foreign.initializers)} initializers stay unread.")
     with stage_events("surgery", listener):
-        model, result = _operate(foreign, target)
+        model, form, tables, result = _operate(foreign, target)
     comparing = settings.check == "on"
-    with stage_events("check" if comparing else "write", listener) as report, staged(model, foreign, out) as work:
-        _refuse_invalid(work)
-        checked = _compare(foreign, work, settings.dims, result["rules"], report) if comparing else None
+    with (
+        stage_events("check" if comparing else "write", listener) as report,
+        staged(model, foreign, out, tables, force=settings.force) as work,
+    ):
+        _refuse_invalid(work.model)
+        applied = [row.rule for row in result["rules"] if row.applied]
+        comparison = Comparison(foreign, work, form, settings.dims, applied, report)
+        checked = load_class(target.imported_check)(comparison) if comparing else None
     return SurgeryResult(out=out, check=checked, **result)
 
 
-def _compare(
-    foreign: ForeignGraph, work: Path, dims: Mapping[str, int], rules: Sequence[RuleRow], report: Reporter
-) -> CheckResult:
-    from edgellm_core.pipeline.foreign.check import compare
-
-    return compare(foreign, work, dims, [row.rule for row in rules if row.applied], report)
-
-
 def _find_target(name: str, plugin_paths: Sequence[Path]) -> Target:
-    from edgellm_core.errors import UnknownNameError
     from edgellm_core.host import PluginHost
-    from edgellm_core.targets import BUILT_IN
 
-    brought = PluginHost.load(plugin_paths).targets()
-    if name in _LACKING and name not in {*BUILT_IN, *brought}:
-        raise NoSurgeryForTargetError(name, _LACKING[name])
-    try:
-        target = find_target(name, brought)
-    except UnknownNameError:
-        raise UnknownNameError("target", name, {*BUILT_IN, *brought, *_LACKING}) from None
-    if target.imported_rules() is None:
-        raise NoSurgeryForTargetError(name, _LACKING.get(name, "it has no rules for them (Target.imported_rules)"))
+    target = find_target(name, PluginHost.load(plugin_paths).targets())
+    if not target.takes_imported:
+        raise NoSurgeryForTargetError(name)
     return target
 
 
-def _operate(foreign: ForeignGraph, target: Target) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Return the rewritten graph and what was done."""
+def _operate(
+    foreign: ForeignGraph, target: Target
+) -> tuple[onnx.ModelProto, ImportedForm, Mapping[str, Table], dict[str, Any]]:
+    """Return the rewritten graph, what the target said of it, the tables beside it, and what was done."""
     from edgellm_core.pipeline.foreign.preparing import import_prepared, prepare
     from edgellm_core.pipeline.foreign.rewriting import rewrite
     from edgellm_core.pipeline.foreign.writing import finished_model
@@ -143,15 +129,20 @@ def _operate(foreign: ForeignGraph, target: Target) -> tuple[onnx.ModelProto, di
     prepared = prepare(foreign, target.opset)
     graph = import_prepared(prepared, foreign)
     before = operator_counts(graph)
-    rules = rewrite(graph, target.imported_rules() or (), opset_of(prepared))
-    model = finished_model(graph, foreign, prepared)
-    return model, {
-        "opset_before": opset_of(foreign.model),
-        "opset_after": opset_of(model),
-        "operators_before": before,
-        "operators_after": operator_counts(graph),
-        "rules": rules,
-    }
+    form, tables, rules = rewrite(graph, target, opset_of(prepared))
+    model = finished_model(graph, foreign, prepared, keeps_interface=form.keeps_interface)
+    return (
+        model,
+        form,
+        tables,
+        {
+            "opset_before": opset_of(foreign.model),
+            "opset_after": opset_of(model),
+            "operators_before": before,
+            "operators_after": operator_counts(graph),
+            "rules": rules,
+        },
+    )
 
 
 def _refuse_invalid(path: Path) -> None:

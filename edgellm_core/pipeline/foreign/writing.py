@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm_core.bundle.errors import OutputNotWritableError
 from edgellm_core.bundle.files import sync
 from edgellm_core.pipeline.foreign.errors import OutputExistsError, SameFileError
+from edgellm_core.pipeline.foreign.tables import write_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
     import onnx
     import onnx_graphsurgeon as gs
 
+    from edgellm_core.contract import Table
     from edgellm_core.pipeline.foreign.reading import ForeignGraph
 
 
@@ -39,13 +42,16 @@ def refuse_output(path: Path, out: Path, *, force: bool) -> None:
         raise OutputNotWritableError(out, NotADirectoryError(2, f"there is no folder {out.parent}"))
 
 
-def finished_model(graph: gs.Graph, foreign: ForeignGraph, prepared: onnx.ModelProto) -> onnx.ModelProto:
+def finished_model(
+    graph: gs.Graph, foreign: ForeignGraph, prepared: onnx.ModelProto, *, keeps_interface: bool
+) -> onnx.ModelProto:
     """Return the graph with the initializers of the file; what the file holds elsewhere stays there.
 
     Args:
         graph: the rewritten graph.
         foreign: the file it was made from.
         prepared: has the opsets.
+        keeps_interface: whether its outputs are those of the file.
     """
     import onnx
     import onnx_graphsurgeon as gs
@@ -55,8 +61,9 @@ def finished_model(graph: gs.Graph, foreign: ForeignGraph, prepared: onnx.ModelP
     model.CopyFrom(prepared)
     model.graph.CopyFrom(exported.graph)
     model.graph.doc_string = foreign.model.graph.doc_string
-    del model.graph.output[:]
-    model.graph.output.extend(foreign.model.graph.output)
+    if keeps_interface:
+        del model.graph.output[:]
+        model.graph.output.extend(foreign.model.graph.output)
     used = {name for node in exported.graph.node for name in node.input} | {o.name for o in exported.graph.output}
     made = [tensor for tensor in exported.graph.initializer if tensor.name not in foreign.initializers]
     kept = [tensor for name, tensor in foreign.initializers.items() if _is_kept(name, used, exported)]
@@ -71,49 +78,77 @@ def _is_kept(name: str, used: set[str], exported: onnx.ModelProto) -> bool:
 
 
 def _name_domains(model: onnx.ModelProto) -> None:
-    """Drop opsets of domains that no node is left of."""
+    """Drop opsets of domains that no node is left of; domains that rules brought have version 1."""
+    from onnx import helper
+
     from edgellm_core.surgery.opset import graphs_of
 
     domains = {node.domain for graph in graphs_of(model.graph) for node in graph.node} | {""}
-    kept = [item for item in model.opset_import if item.domain in domains]
-    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+    versions = dict.fromkeys(sorted(domains), 1) | {item.domain: item.version for item in model.opset_import}
     del model.opset_import[:]
-    model.opset_import.extend(copies)
+    model.opset_import.extend(helper.make_opsetid(name, versions[name]) for name in sorted(domains))
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Files that have their names only when all is well.
+
+    Attributes:
+        model: the graph.
+        tables: tables beside it, by their later names.
+    """
+
+    model: Path
+    tables: Mapping[str, Path]
 
 
 @contextmanager
-def staged(model: onnx.ModelProto, foreign: ForeignGraph, out: Path) -> Iterator[Path]:
+def staged(
+    model: onnx.ModelProto, foreign: ForeignGraph, out: Path, tables: Mapping[str, Table], *, force: bool
+) -> Iterator[Staged]:
     """Write a graph beside its output under another name, and move it there when the body ends without an error.
 
     Args:
         model: the graph.
         foreign: the file it was made from; data files that the graph needs are copied where ``out`` has another folder.
         out: where it goes.
+        tables: files beside it, each with one initializer of ``foreign``.
+        force: replace existing tables.
 
     Yields:
-        The file to look at.
+        The files to look at.
 
     Raises:
-        OutputExistsError: another data file is where one has to go.
+        OutputExistsError: another file is where one has to go.
         OutputNotWritableError: the system refuses.
     """
-    work = out.with_name(f".{out.name}.edgellm-{os.getpid()}")
+    work = Staged(_staged_name(out), {name: _staged_name(out.with_name(name)) for name in tables})
+    for name in tables:
+        if out.with_name(name).exists() and not force:
+            raise OutputExistsError(out.with_name(name), "Choose another folder, or replace it with --force.")
     copied: list[Path] = []
     try:
         try:
             copied = _copy_data(model, foreign.path.parent, out.parent)
-            work.write_bytes(model.SerializeToString())
-            sync(work)
+            for name, table in tables.items():
+                write_table(foreign, table, work.tables[name], Path(name).stem)
+            work.model.write_bytes(model.SerializeToString())
+            sync(work.model)
         except OSError as error:
             raise OutputNotWritableError(out, error) from error
         yield work
-        work.replace(out)
+        for name, path in work.tables.items():
+            path.replace(out.with_name(name))
+        work.model.replace(out)
         copied = []
         sync(out.parent)
     finally:
-        work.unlink(missing_ok=True)
-        for path in copied:
+        for path in (work.model, *work.tables.values(), *copied):
             path.unlink(missing_ok=True)
+
+
+def _staged_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.edgellm-{os.getpid()}")
 
 
 def _copy_data(model: onnx.ModelProto, source: Path, folder: Path) -> list[Path]:

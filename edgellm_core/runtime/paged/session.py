@@ -17,7 +17,7 @@ from edgellm_core.runtime.paged.rope import rope_of
 from edgellm_core.runtime.session import FLOAT8, STATE_TYPES, load_decoder, state_value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 Array = np.ndarray[Any, Any]
@@ -64,26 +64,52 @@ class Step:
     position_ids: Ids
 
 
+@dataclass(frozen=True)
+class GraphFiles:
+    """What the runtime reads beside a graph.
+
+    Attributes:
+        path: the graph.
+        table: embeddings float16 ``[vocab, hidden]``.
+        cos_sin: from positions ``[tokens]`` to float32 ``[tokens, rotary_dim]``: cosines, then sines.
+        cache: what is said of the type of the KV cache, ``fp16`` or ``fp8``.
+    """
+
+    path: Path
+    table: Array
+    cos_sin: Callable[[Array], Array]
+    cache: str = "fp16"
+
+
+def read_files(folder: Path) -> GraphFiles:
+    """Read ``embedding.safetensors`` and ``config.json``."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+    def cos_sin(positions: Array) -> Array:
+        return rope_of(config, int(positions.max()) + 1).cos_sin(positions)
+
+    table = read_table(folder / "embedding.safetensors")
+    return GraphFiles(folder / "model.onnx", table, cos_sin, cache=str(config["kv_cache_dtype"]))
+
+
 class PagedGraph:
     """A graph that keeps the KV pages of the sequences that it runs.
 
     Padding is left out: the tokens of all sequences stand one after the other.
     """
 
-    def __init__(self, session: Any, folder: Path, *, extra: Sequence[str] = ()) -> None:
-        """Read ``embedding.safetensors`` and ``config.json``.
+    def __init__(self, session: Any, files: GraphFiles, *, extra: Sequence[str] = ()) -> None:
+        """Start with one empty sequence.
 
         Args:
             session: the graph in ONNX Runtime, its plugins written as functions.
-            folder: where its files lie.
+            files: what lies beside it.
             extra: names of further tensors that it shows.
 
         Raises:
             CacheTypeError: config.json says another type of cache, which the runtime refuses too.
         """
-        self._path = folder / "model.onnx"
-        self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self._table = _embedding(folder)
+        self._files = files
         outputs = {value.name for value in session.get_outputs()}
         self._shown = [name for name in extra if name in outputs]
         self._shows_embeds = EMBEDDED in extra and EMBEDDED not in outputs
@@ -96,10 +122,9 @@ class PagedGraph:
         self.start(1)
 
     def _require_stated_type(self) -> None:
-        stated = str(self._config["kv_cache_dtype"])
         found = sorted({"fp8" if kind in FLOAT8 else "fp16" for kind, _ in self._pools.values()})
-        if found != [stated]:
-            raise CacheTypeError(self._path, stated, found)
+        if found != [self._files.cache]:
+            raise CacheTypeError(self._files.path, self._files.cache, found)
 
     def start(self, batch: int) -> None:
         """Forget everything; ``batch`` sequences follow."""
@@ -126,7 +151,7 @@ class PagedGraph:
         self._lengths = [length + int(count) for length, count in zip(past, counts, strict=True)]
         self._pages.reserve(self._lengths)
         self._grow_pools()
-        embeds = self._table[inputs.input_ids[real]].astype(self._dtype, copy=False)
+        embeds = self._files.table[inputs.input_ids[real]].astype(self._dtype, copy=False)
         arrays = {EMBEDS: embeds, **self._described(counts, past, inputs.position_ids[real])}
         feeds = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
@@ -137,7 +162,7 @@ class PagedGraph:
         try:
             results = self._session.run_with_ort_values(names, {**feeds, **self._pool})
         except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
-            raise GraphRunError(self._path, one_line(error)) from error
+            raise GraphRunError(self._files.path, one_line(error)) from error
         self._pool = dict(zip(self._pools, results[1:], strict=False))
         shown = {name: value.numpy() for name, value in zip(self._shown, results[1 + len(self._pools) :], strict=True)}
         shown |= {EMBEDDED: embeds} if self._shows_embeds else {}
@@ -150,9 +175,8 @@ class PagedGraph:
         first, one = not before.any(), bool((counts == 1).all())
         phase = PREFILL if first else DECODE if one else CHUNK
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        cos_sin = rope_of(self._config, int(positions.max()) + 1).cos_sin(positions)
         return {
-            ROPE: cos_sin,
+            ROPE: self._files.cos_sin(positions),
             "positions": positions.astype(np.int32),
             "query_start_offsets": offsets.astype(np.int32),
             "query_lengths": counts.astype(np.int32),
@@ -189,7 +213,7 @@ class PagedSession:
             PluginAttributeError: a plugin does what has no reference on the CPU.
         """
         session, _ = load_decoder(model_path, threads, add_functions)
-        self._graph = PagedGraph(session, model_path.parent)
+        self._graph = PagedGraph(session, read_files(model_path.parent))
 
     def initial_states(self, batch: int) -> dict[str, Any]:
         """Forget everything; the graph keeps its pages itself."""
@@ -215,7 +239,7 @@ def _by_batch(values: Array, real: Array) -> Logits:
     return whole.swapaxes(1, 2) if whole.ndim == 4 else whole
 
 
-def _embedding(folder: Path) -> Array:
-    """Return the embedding table float16 ``[vocab, hidden]`` without reading it."""
-    entry = read_header(folder / "embedding.safetensors").tensors["embedding"]
+def read_table(path: Path) -> Array:
+    """Return the embedding table float16 ``[vocab, hidden]`` of a file without reading it."""
+    entry = read_header(path).tensors["embedding"]
     return np.memmap(entry.file, np.float16, "r", offset=entry.offset, shape=entry.shape)

@@ -15,6 +15,7 @@ def tidying_rules() -> Sequence[Rule]:
     from edgellm_core.surgery.patterns.flat_transpose import FlatTransposeToTranspose
     from edgellm_core.surgery.patterns.fold_more import FoldMoreConstants
     from edgellm_core.surgery.patterns.merge_transposes import MergeTransposes
+    from edgellm_core.surgery.patterns.noop_casts import RemoveRoundTripCast
     from edgellm_core.surgery.patterns.noop_shapes import RemoveNoOpShape
     from edgellm_core.surgery.patterns.static_shapes import ShapeToConstant
     from edgellm_core.surgery.rules.remove_identity import RemoveIdentity
@@ -26,6 +27,7 @@ def tidying_rules() -> Sequence[Rule]:
         ShapeToConstant(),
         FoldMoreConstants(),
         RemoveNoOpShape(),
+        RemoveRoundTripCast(),
         FlatTransposeToTranspose(),
         MergeTransposes(),
     )

@@ -82,9 +82,17 @@ def unrepeated(tensor: gs.Tensor) -> tuple[gs.Tensor, int] | None:
     grown = [dimension(spread, axis) for axis in (0, 1, 3, 4)]
     merged = [dimension(tensor, axis) for axis in (0, 1, 2, 3)]
     kept = [dimension(source, axis) for axis in (0, 1, 2, 3)]
-    if not all(same_known(*pair) for pair in zip(grown, kept, strict=True)):
-        return None
-    return (source, times) if merged == [kept[0], heads * times, kept[2], width] else None
+    expected = [kept[0], heads * times, kept[2], width]
+    same = all(_may_be_same(*pair) for pair in zip([*grown, *merged], [*kept, *expected], strict=True))
+    return (source, times) if same else None
+
+
+def _may_be_same(first: int | str | None, second: int | str | None) -> bool:
+    """Say whether two dimensions are equal, or two symbols: exporters give one size several names.
+
+    An axis of size 1 that grows unseen leaves keys and mask of different lengths, which does not run.
+    """
+    return same_known(first, second) or (isinstance(first, str) and isinstance(second, str))
 
 
 def require_shapes(query: gs.Tensor, keys: Turned, value: gs.Tensor) -> None:

@@ -17,13 +17,15 @@ _SHAPING: Final = frozenset({"Reshape", "Expand", "Flatten", "Squeeze", "Unsquee
 
 
 class RemoveNoOpShape(Rule):
-    """``Reshape(x)``, ``Expand(x)`` to the shape that ``x`` has → ``x``."""
+    """``Reshape(x)``, ``Expand(x)`` to the shape that ``x`` has, ``Concat`` of ``x`` alone → ``x``."""
 
     stage: ClassVar[Stage] = "clean"
 
     def match(self, node: gs.Node, graph: gs.Graph) -> bool | NearMiss:
         """Match where every dimension is known and stays: a number, or the same symbol."""
-        if node.domain or node.op not in _SHAPING or not _same_shape(node.inputs[0], node.outputs[0]):
+        joins_one = node.op == "Concat" and len(node.inputs) == 1
+        shapes = node.op in _SHAPING and _same_shape(node.inputs[0], node.outputs[0])
+        if node.domain or not (joins_one or shapes):
             return False
         if any(node.outputs[0] is tensor for tensor in graph.outputs):
             return NearMiss(name_of(node), "it produces a graph output")

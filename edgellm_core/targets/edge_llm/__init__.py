@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from edgellm_core.contract import QuantizedForm, Target
+from edgellm_core.contract import ImportedForm, QuantizedForm, Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +33,8 @@ class EdgeLlmTarget(Target):
     exact_cache_scales: ClassVar[bool] = True
     engine_form: ClassVar[str] = "edgellm_core.engine.edge_llm:EdgeLlmEngineForm"
     builds_engine: ClassVar[bool] = False
+    imported_check: ClassVar[str] = "edgellm_core.pipeline.foreign.paged_check:compare"
+    takes_imported: ClassVar[bool] = True
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules; what they can't express they refuse by name."""
@@ -49,6 +51,12 @@ class EdgeLlmTarget(Target):
             lower_norms.LayerNormToLayerNormalization(),
             lower_linear.LinearToMatMul(),
         )
+
+    def imported(self, graph: gs.Graph) -> ImportedForm:
+        """Prove what the graph's masks and angles are, and return the rules for it as a traced one."""
+        from edgellm_core.targets.edge_llm.imported import read_imported
+
+        return read_imported(graph)
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
         """Return plugins for int4 layers and experts, the Q/DQ form of others, and scales of caches as attributes.
@@ -83,7 +91,7 @@ class EdgeLlmTarget(Target):
         table = take_embedding(graph)
         refuse_other_experts(graph)
         finish(graph)
-        return {EMBEDDING_FILE: table}
+        return {EMBEDDING_FILE: table} if table else {}
 
     def write_files(self, model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, folder: Path) -> None:
         """Write the runtime's config.json and chat_template.jinja."""

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def take_embedding(graph: gs.Graph) -> Table:
+def take_embedding(graph: gs.Graph) -> Table | None:
     """Let readers of ``Gather(table, input_ids)``, times one number or not, take the input ``inputs_embeds``.
 
     Args:
         graph: changed in place; the input is ``[physical_tokens, hidden]``.
 
     Returns:
-        The table.
+        The table; None where the graph reads that input already.
 
     Raises:
         EmbeddingMissingError: the graph does not look ``input_ids`` up.
     """
     lookup = next((node for node in graph.nodes if _looks_up(node)), None)
+    if lookup is None and any(tensor.name == EMBEDS for node in graph.nodes for tensor in node.inputs):
+        return None
     if lookup is None:
         raise EmbeddingMissingError
     table, found = lookup.inputs[0], lookup.outputs[0]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from edgellm_core.contract import QuantizedForm, Target
+from edgellm_core.contract import ImportedForm, QuantizedForm, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import onnx_graphsurgeon as gs
 
     from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.rule import Rule
@@ -22,6 +24,7 @@ class OnnxTarget(Target):
     name: ClassVar[str] = "onnx"
     opset: ClassVar[int] = 23
     domains: ClassVar[tuple[str, ...]] = ("", "trt")
+    takes_imported: ClassVar[bool] = True
 
     def rules(self) -> Sequence[Rule]:
         """Return the lowering rules."""
@@ -38,16 +41,18 @@ class OnnxTarget(Target):
             lower_attention.AttentionToAttention(),
         )
 
-    def imported_rules(self) -> Sequence[Rule]:
+    def imported(self, graph: gs.Graph) -> ImportedForm:
         """Return the lowering rules of what pattern rules find."""
         from edgellm_core.targets.onnx import lower_attention, lower_norms, lower_rotary
 
-        return (
+        del graph
+        rules = (
             lower_norms.RMSNormToRMSNormalization(),
             lower_norms.LayerNormToLayerNormalization(),
             lower_rotary.RotaryToRotaryEmbedding(),
             lower_attention.AttentionToAttention(),
         )
+        return ImportedForm(rules=rules)
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
         """Return the Q/DQ form of every format that there is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from small_graphs import Unbounded, apply, execute, model_of, node, operators
 
 from edgellm_core.targets import find_target
@@ -36,7 +37,7 @@ def graph(text, inputs, outputs, constants):
 
 def rewritten(model, *rules):
     """Run pattern rules and the target's lowering rules; return the model, its operators and the rules' results."""
-    lowering = [Unbounded(rule) for rule in find_target("onnx", {}).imported_rules()]
+    lowering = [Unbounded(rule) for rule in find_target("onnx", {}).imported(gs.Graph()).rules]
     changed, results = apply(model, *rules, *lowering)
     return changed, operators(changed), results[: len(rules)]
 
