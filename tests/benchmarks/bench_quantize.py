@@ -1,15 +1,17 @@
 """Quality, size, speed and memory of quantization beside stock ModelOpt.
 
-    python tests/benchmarks/bench_quantize.py [--only speed quality] [--scratch DIR] [--write]
+    python tests/benchmarks/bench_quantize.py [--only speed quality inputs] [--scratch DIR] [--write]
 
 SmolLM2-135M-Instruct, 64 × 512 tokens of the builtin text for both; ModelOpt runs as its example script does
 (stock_quantize.py). Every checkpoint is exported by edgellm and scored by one evaluator on held-out text. ``speed``
-needs a machine that does nothing else. ``--write`` puts the tables into docs/explanation/quantization-quality.md.
+needs a machine that does nothing else. ``inputs`` rounds inputs alone, in the original: what no
+rounding of weights can win back. ``--write`` puts the tables into docs/explanation/quantization-quality.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -18,10 +20,11 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import torch
 from measuring import Run, measure, median_run, table
 
 from edgellm_core.calibration.data import CalibrationDataSettings, calibration_set, held_out_set
@@ -29,14 +32,20 @@ from edgellm_core.checkpoint.source import open_checkpoint
 from edgellm_core.events import Reporter
 from edgellm_core.host import PluginHost
 from edgellm_core.memory import release_memory
+from edgellm_core.quantization.layout import read_layout
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.report.linear_weights import linear_weights
 from edgellm_core.runtime.tokenizer import BundleTokenizer
-from edgellm_core.verification.quality import score_graph, whole_subject
-from edgellm_core.verification.text_recording import loaded_original, record_text
+from edgellm_core.verification.input_rounding import input_transform
+from edgellm_core.verification.quality import TextScore, score_graph, score_text, whole_subject
+from edgellm_core.verification.quantized_weights import StoredTensors
+from edgellm_core.verification.reference import ReferenceRunner
+from edgellm_core.verification.text_recording import loaded_original, record_text, text_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from transformers import PreTrainedModel
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import ModelFamily
@@ -55,6 +64,10 @@ TIMED = {"fp8": 3, "int4_awq": 1}
 
 GROUP = 64
 """The width of SmolLM2, 576, is a multiple of 64 and not of 128."""
+
+SECTIONS = ["speed", "quality", "inputs"]
+INPUTS_ALONE = ("fp8", "mxfp8", "nvfp4")
+"""Schemes that round inputs and fold no scale into weights, so that the original can round them too."""
 
 VARIANTS = {"fp8": [("--rounding", "compensated")], "int4_awq": [("--group-size", "32")]}
 """Scheme → options with which it is scored as well."""
@@ -152,6 +165,29 @@ class Bench:
                 )  # fmt: skip
         return table(["checkpoint", "linear weights", "perplexity", "change", "KL, nats", "top-1"], rows)
 
+    def inputs(self) -> list[str]:
+        """Return the table of what rounding the inputs alone costs."""
+        held_out = held_out_set(self.tokenizer, samples=HELD_OUT, length=LENGTH)
+        subject = whole_subject(self._exported(self.original.directory, "fp16"), self.original, self.family)
+        with loaded_original(subject) as model:
+            recording = record_text(
+                model, held_out.ids, self.scratch / "original.f16", directory=self.original.directory,
+                report=Reporter("original"),
+            )  # fmt: skip
+            whole = math.exp(-recording.log_likelihood)
+            rows = [["none", f"{whole:.2f}", "", "", ""]]
+            for scheme in INPUTS_ALONE:
+                self.ours(scheme)
+                with rounded_inputs(model, self.our_folder(scheme)):
+                    found = score_model(model, recording)
+                perplexity = math.exp(-found.log_likelihood / found.positions)
+                rows.append(
+                    [f"as {scheme}", f"{perplexity:.2f}", f"{perplexity / whole - 1:+.1%}",
+                     f"{found.kl / found.positions:.4f}", f"{found.agreeing / found.positions:.1%}"]
+                )  # fmt: skip
+                print(rows[-1], flush=True)
+        return table(["rounded inputs", "perplexity", "change", "KL, nats", "top-1"], rows)
+
     def _makers(self, scheme: str) -> list[tuple[str, Path]]:
         """Return the checkpoints of a scheme by maker; those whose making was timed are there already."""
         if not (stock := self.stock_folder(scheme)).is_dir():
@@ -182,6 +218,41 @@ class Bench:
         return out / "llm" / "model.onnx"
 
 
+@contextlib.contextmanager
+def rounded_inputs(model: PreTrainedModel, folder: Path) -> Iterator[None]:
+    """Round the inputs of linear layers in the body, with the scales of a quantized checkpoint; weights stay."""
+    checkpoint = open_checkpoint(str(folder), registry=ModelRegistry.load(), report=Reporter("open"))
+    layout = read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors)
+    assert layout is not None
+    stored, modules = StoredTensors(checkpoint.tensors), dict(model.named_modules())
+
+    def hook(transform: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+        return lambda _module, arguments: (transform(arguments[0]), *arguments[1:])
+
+    handles = []
+    for name, form in layout.linears.items():
+        transform = input_transform(form, stored.of_linear(name, form, weight=False), torch.float32)
+        assert transform is not None
+        handles.append(modules[name].register_forward_pre_hook(hook(transform)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def score_model(model: PreTrainedModel, recording: TextRecording) -> TextScore:
+    """Score a model on the recorded text."""
+    runner, ids = ReferenceRunner(model), recording.ids
+    score = TextScore(positions=0, log_likelihood=0.0, kl=0.0, agreeing=0)
+    for sample in range(len(ids)):
+        runner.start()
+        logits = runner.run(text_inputs(ids, sample))[0, :-1]
+        wanted = recording.log_probabilities(sample)
+        score += score_text(wanted, logits, best=recording.best[sample], following=ids[sample, 1:])
+    return score
+
+
 def write_section(name: str, lines: Sequence[str]) -> None:
     """Replace the measured table of one section of the page."""
     page = PAGE.read_text(encoding="utf-8")
@@ -195,7 +266,7 @@ def write_section(name: str, lines: Sequence[str]) -> None:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=["speed", "quality"], default=["speed", "quality"])
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--write", action="store_true", help="write the tables of the page")
     options = parser.parse_args()
