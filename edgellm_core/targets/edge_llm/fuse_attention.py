@@ -187,7 +187,9 @@ class _Projection:
             return stream.flat
         order = self._edit.constant(halves(stream, heads=stream.heads))
         name = f"{self._name}/{label}_halves"
-        return self._edit.node("Gather", [stream.flat, order], f"{name}.out", name=name, like=stream.flat, axis=-1)
+        part = self._edit.node("Gather", [stream.flat, order], f"{name}.out", name=name, like=stream.flat, axis=-1)
+        part.shape = stream.flat.shape
+        return part
 
     def _one_linear(self, linears: Sequence[gs.Node]) -> gs.Tensor:
         operands = [
