@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The new .onnx file.")
-@click.option("--target", default="onnx", show_default=True, help="What attention and norms become.")
+@click.option("--target", default="onnx", show_default=True, help="Whose operators attention and norms become.")
 @click.option(
     "--check", type=click.Choice(["on", "off"]), default="on", show_default=True,
     help="Compare both files on random inputs in ONNX Runtime, or trust the rules.",
@@ -44,8 +44,10 @@ def surgery(
     """Rewrite MODEL, an ONNX file of any exporter, in standard operators.
 
     Norms, rotary embeddings, attention and GELU in plain operators become one operator each, and what changes nothing
-    is removed. No weight is read or rewritten: they stay in their data files, which are copied where OUT has another
-    folder.
+    is removed. No weight is rewritten: they stay in their data files, which are copied where OUT has another folder.
+
+    With --target edge-llm a float16 decoder becomes the graph that TensorRT-Edge-LLM reads, with its embedding table in
+    embedding.safetensors beside it.
     """
     from edgellm_core.pipeline.foreign.surgery import SurgerySettings, simplify_onnx
 

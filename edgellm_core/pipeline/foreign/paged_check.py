@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edgellm_core.errors import one_line
+from edgellm_core.errors import InvalidSettingError, one_line
 from edgellm_core.pipeline.foreign.check import open_session
 from edgellm_core.pipeline.foreign.comparison import TOLERANCES, CheckResult
 from edgellm_core.pipeline.foreign.errors import ChangedResultError, InputRunError, RewrittenRunError
@@ -35,10 +35,14 @@ def compare(comparison: Comparison) -> CheckResult:
     The input file gets batches as its inputs ask for, the other one lists of tokens and pages of keys and values.
 
     Raises:
+        InvalidSettingError: sizes are given: those of a decoder follow from the steps.
         InputRunError: the input file does not run.
         RewrittenRunError: the rewritten graph does not run.
         ChangedResultError: it computes something else.
     """
+    if comparison.dims:
+        given = ", ".join(f"{name}={size}" for name, size in comparison.dims.items())
+        raise InvalidSettingError("--dim", "has no use for a decoder of target 'edge-llm'", given, "Leave it out.")
     form: ImportedDecoder = comparison.form  # type: ignore[assignment]  # the target's own form
     table = _table(comparison, form)
     original = _Original(comparison, form, table)

@@ -5,43 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import onnx_graphsurgeon as gs
-
 from edgellm_core.surgery.patterns.pattern import Found, PatternRule, miss, name_of
-from edgellm_core.surgery.patterns.values import (
-    dimension,
-    either_order,
-    integers,
-    is_last_axis,
-    producer,
-    rank,
-    same_known,
-)
+from edgellm_core.surgery.patterns.rotary_tables import half_table, merges_pairs, require_table
+from edgellm_core.surgery.patterns.values import dimension, either_order, integers, is_last_axis, producer, rank
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
     from edgellm_core.surgery.rule import Editor
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRotary(Found):
-    """A rotation of all channels in halves.
+    """A rotation of all channels.
 
     Attributes:
         x: ``[batch, heads, seq, head_dim]``.
-        cos: its angles' cosine, ``[batch or 1, 1, seq, head_dim]`` and equal in both halves.
+        cos: its angles' cosine, ``[batch or 1, 1, seq, head_dim]`` and equal in both channels of a pair.
         sin: like ``cos``.
         head_dim: number of channels.
+        interleaved: whether neighbouring channels are a pair, or those half of the channels apart.
     """
 
     x: gs.Tensor
     cos: gs.Tensor
     sin: gs.Tensor
     head_dim: int
+    interleaved: bool
 
 
 class PlainRotary(PatternRule[FoundRotary]):
-    """``x · cos + Concat(-x[half:], x[:half]) · sin`` → ``edgellm::Rotary(x, cos[:half], sin[:half])``."""
+    """``x · cos + turned(x) · sin`` → ``edgellm::Rotary(x, cos, sin)``, with one angle for each pair of channels.
+
+    ``turned(x)`` is ``Concat(-x[half:], x[:half])``, or ``-x[1::2]`` and ``x[::2]`` in turn.
+    """
 
     def find(self, node: gs.Node) -> FoundRotary | None:
         """Return a rotation that ends with its sum."""
@@ -58,33 +55,67 @@ class PlainRotary(PatternRule[FoundRotary]):
         return None
 
     def write(self, node: gs.Node, found: FoundRotary, edit: Editor) -> None:
-        """Write the semantic operator; layers share the halves of cosine and sine."""
-        tables = [_half(found, table, edit) for table in (found.cos, found.sin)]
+        """Write the semantic operator; layers share the tables."""
+        tables = [half_table(table, found.x, edit, interleaved=found.interleaved) for table in (found.cos, found.sin)]
         edit.semantic(
             "Rotary",
             [found.x, *tables],
             node.outputs[0],
             name=name_of(node),
-            interleaved=0,
+            interleaved=int(found.interleaved),
             rotary_dim=found.head_dim,
         )
 
 
-def _rotation(first: gs.Node, second: gs.Node, half: gs.Tensor, sin: gs.Tensor) -> FoundRotary | None:
-    rotated = _rotated_half(half)
+def _rotation(first: gs.Node, second: gs.Node, turned: gs.Tensor, sin: gs.Tensor) -> FoundRotary | None:
+    cast = producer(turned, "Cast")
+    source = turned if cast is None else cast.inputs[0]
+    pairs = _turned_pairs(source)
+    rotated = pairs or _rotated_half(source)
     if rotated is None:
         return None
     x, nodes = rotated
     for left, cos in either_order(first):
-        if left is not x:
+        if not _is_cast_of(left, x, turned if cast is not None else None):
             continue
         size = dimension(x, -1)
         if rank(x) != 4 or not isinstance(size, int):
             miss("its input is not known to be [batch, heads, seq, head_dim]")
         for table in (cos, sin):
-            _require_table(table, x)
-        return FoundRotary(inner=(first, second, *nodes), x=x, cos=cos, sin=sin, head_dim=size)
+            require_table(table, x, interleaved=pairs is not None)
+        inner = (first, second, *([] if cast is None else [cast]), *nodes)
+        return FoundRotary(inner=inner, x=left, cos=cos, sin=sin, head_dim=size, interleaved=pairs is not None)
     return None
+
+
+def _is_cast_of(left: gs.Tensor, x: gs.Tensor, turned: gs.Tensor | None) -> bool:
+    """Say whether a tensor is x, or where the turned x is cast, x in the type of that."""
+    if turned is None:
+        return left is x
+    cast = producer(left, "Cast")
+    return cast is not None and cast.inputs[0] is x and left.dtype is not None and left.dtype == turned.dtype
+
+
+def _turned_pairs(tensor: gs.Tensor) -> tuple[gs.Tensor, tuple[gs.Node, ...]] | None:
+    """Return x and the nodes of ``-x[1::2]`` and ``x[::2]`` in turn."""
+    merge = producer(tensor, "Reshape")
+    stack = producer(merge.inputs[0], "Concat") if merge is not None else None
+    if merge is None or stack is None or len(stack.inputs) != 2 or not merges_pairs(merge):
+        return None
+    columns = [producer(one, "Unsqueeze") for one in stack.inputs]
+    negative = producer(columns[0].inputs[0], "Neg") if columns[0] is not None else None
+    if columns[1] is None or negative is None or not is_last_axis(int(stack.attrs["axis"]), merge.inputs[0]):
+        return None
+    odd, even = producer(negative.inputs[0], "Slice"), producer(columns[1].inputs[0], "Slice")
+    if odd is None or even is None or odd.inputs[0] is not even.inputs[0]:
+        return None
+    x = odd.inputs[0]
+    size = dimension(x, -1)
+    if not isinstance(size, int) or [_strided(one, size) for one in (odd, even)] != [(1, size, 2), (0, size, 2)]:
+        return None
+    if dimension(tensor, -1) != size or rank(tensor) != rank(x):
+        return None
+    return x, (merge, stack, *(one for one in columns if one is not None), negative, odd, even)
 
 
 def _rotated_half(tensor: gs.Tensor) -> tuple[gs.Tensor, tuple[gs.Node, ...]] | None:
@@ -125,102 +156,16 @@ def _split_in_half(
 
 def _bounds(node: gs.Node, size: int) -> tuple[int, int] | None:
     """Return start and end of a ``Slice`` with step 1 along the last axis, or None."""
+    found = _strided(node, size)
+    return None if found is None or found[2] != 1 else found[:2]
+
+
+def _strided(node: gs.Node, size: int) -> tuple[int, int, int] | None:
+    """Return start, end and step of a ``Slice`` along the last axis, or None."""
     given = [integers(tensor) for tensor in node.inputs[1:]]
     if len(given) < 3 or any(value is None or len(value) != 1 for value in given):
         return None
     start, end, axis, *step = (value[0] for value in given if value is not None)
-    if not is_last_axis(axis, node.inputs[0]) or step not in ([], [1]):
+    if not is_last_axis(axis, node.inputs[0]):
         return None
-    return slice(start, end).indices(size)[:2]
-
-
-def _require_table(table: gs.Tensor, x: gs.Tensor) -> None:
-    """Refuse a cosine or sine that the standard operator can't take.
-
-    Raises:
-        MissedError: it has another layout, differs from head to head, or its halves are not known to be equal.
-    """
-    known, size = rank(table), dimension(x, -1)
-    if known not in {2, 4} or (known == 4 and dimension(table, 1) != 1):
-        miss(f"its table {table.name!r} is not known to be [batch, 1, seq, {size}]")
-    if dimension(table, -1) != size or not same_known(dimension(table, -2), dimension(x, 2)):
-        miss(f"its table {table.name!r} is not known to have one row for each position")
-    if known == 4 and dimension(table, 0) != 1 and not same_known(dimension(table, 0), dimension(x, 0)):
-        miss(f"its table {table.name!r} is not known to be for the same batch")
-    if not _halves_are_equal(table):
-        miss(f"the two halves of its table {table.name!r} are not known to be equal")
-
-
-_POINTWISE = frozenset({"Cos", "Sin", "Cast", "Identity"})
-_LEADING = frozenset({"Unsqueeze", "Squeeze", "Gather", "Slice", "Expand"})
-
-
-def _halves_are_equal(table: gs.Tensor) -> bool:
-    """Follow a table to the concatenation of one value with itself, or to a constant with equal halves."""
-    if isinstance(table, gs.Constant):
-        values = np.asarray(table.values)
-        first, second = np.split(values, 2, axis=-1) if values.shape[-1] % 2 == 0 else (values, None)
-        return second is not None and bool(np.array_equal(first, second))
-    node = producer(table)
-    if node is None:
-        return False
-    if node.op in _POINTWISE:
-        return _halves_are_equal(node.inputs[0])
-    if node.op in {"Mul", "Div"}:
-        return all(_one_value(tensor) or _halves_are_equal(tensor) for tensor in node.inputs)
-    if node.op == "Concat":
-        axis = int(node.attrs["axis"])
-        return is_last_axis(axis, table) and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
-    return node.op in _LEADING and _keeps_channels(node) and _halves_are_equal(node.inputs[0])
-
-
-def _one_value(tensor: gs.Tensor) -> bool:
-    return isinstance(tensor, gs.Constant) and tensor.values.size == 1
-
-
-def _keeps_channels(node: gs.Node) -> bool:
-    """Say whether an operator moves whole rows of the last axis only."""
-    source, result = dimension(node.inputs[0], -1), dimension(node.outputs[0], -1)
-    if not isinstance(source, int) or source != result or source == 1:
-        return False
-    if node.op == "Gather":
-        depth = rank(node.inputs[0])
-        axis = int(node.attrs.get("axis", 0))
-        return depth is not None and axis % depth != depth - 1
-    if node.op == "Slice":
-        axes = integers(node.inputs[3]) if len(node.inputs) > 3 else None
-        return axes is not None and not any(is_last_axis(axis, node.inputs[0]) for axis in axes)
-    if node.op in {"Unsqueeze", "Squeeze"}:
-        axes, deep = integers(node.inputs[1]) if len(node.inputs) > 1 else None, max(rank(t) or 0 for t in _ends(node))
-        return axes is not None and all(axis % deep != deep - 1 for axis in axes)
-    return True
-
-
-def _ends(node: gs.Node) -> tuple[gs.Tensor, gs.Tensor]:
-    return node.inputs[0], node.outputs[0]
-
-
-def _half(found: FoundRotary, table: gs.Tensor, edit: Editor) -> gs.Tensor:
-    """Return the first half of a table as ``[batch, seq, head_dim / 2]``."""
-    half = found.head_dim // 2
-
-    def make() -> gs.Tensor:
-        name = f"{table.name}.half"
-        plain = table
-        if rank(table) == 4:
-            plain = edit.node("Squeeze", [table, edit.constant([1])], f"{name}.rows", name=f"{name}/rows", like=table)
-        bounds = [edit.constant([bound]) for bound in (0, half, -1)]
-        return edit.node("Slice", [plain, *bounds], name, name=name, like=table)
-
-    sliced = edit.first(("half", table.name), make)
-    batch = dimension(found.x, 0)
-    if rank(table) == 4 and same_known(dimension(table, 0), batch):
-        return sliced
-
-    def spread() -> gs.Tensor:
-        name = f"{table.name}.rows.{batch or found.x.name}"
-        count = edit.node("Shape", [found.x], f"{name}.batch", name=f"{name}/batch", start=0, end=1)
-        shape = edit.node("Concat", [count, edit.constant([1, 1])], f"{name}.shape", name=f"{name}/shape", axis=0)
-        return edit.node("Expand", [sliced, shape], name, name=name, like=table)
-
-    return edit.first(("spread", table.name, batch or found.x.name), spread)
+    return slice(start, end, step[0] if step else 1).indices(size)

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from safetensors.numpy import load_file
 
 from edgellm_core import simplify_onnx
-from edgellm_core.errors import EdgellmError, UserError
+from edgellm_core.errors import EdgellmError, InvalidSettingError, UserError
 from edgellm_core.host import PluginHost
 from edgellm_core.pipeline.build import build
 from edgellm_core.pipeline.foreign.errors import OutputExistsError
@@ -103,11 +103,35 @@ def test_a_decoder_becomes_the_runtime_s(exporter, model_type, attention, change
     for plugin in plugins_of(out):
         assert {key: plugin[key] for key in expected} == expected
         assert plugin["attention_scale"] == pytest.approx(8**-0.5, rel=1e-3)  # float16 of the file
+    assert difference(out, model, ANGLES) < 0.01
+
+
+def difference(path, model, angles):
+    """Largest difference of a rewritten file's logits from those of transformers, relative to the largest."""
     ids = np.random.default_rng(5).integers(3, 61, (2, 9))
     with torch.no_grad():
         right = model.float()(torch.from_numpy(ids)).logits.numpy()
     model.half()
-    assert np.abs(logits_of(out, ids, ANGLES) - right).max() < 0.01 * np.abs(right).max()
+    return np.abs(logits_of(path, ids, angles) - right).max() / np.abs(right).max()
+
+
+def test_pairs_of_neighbouring_channels_become_halves(exported, tmp_path):
+    path, model = exported("torch", "glm4", pad_token_id=0)
+    simplify_onnx(path, tmp_path / "model.onnx", target="edge-llm")
+    assert difference(tmp_path / "model.onnx", model, {**ANGLES, "partial_rotary_factor": 0.5}) < 0.01
+
+
+def test_a_window_that_no_step_of_the_comparison_reaches(exported, tmp_path):
+    path, _ = exported("without-cache", "mistral", sliding_window=40, num_hidden_layers=1)
+    simplify_onnx(path, tmp_path / "model.onnx", target="edge-llm")
+    assert [plugin["sliding_window_size"] for plugin in plugins_of(tmp_path / "model.onnx")] == [40]
+
+
+def test_sizes_have_no_use(exported, tmp_path):
+    path, _ = exported("torch", "llama")
+    with pytest.raises(InvalidSettingError, match="--dim has no use"):
+        simplify_onnx(path, tmp_path / "model.onnx", target="edge-llm", dims={"batch": 2})
+    assert list(tmp_path.iterdir()) == []
 
 
 def interface_of(path):

@@ -73,6 +73,78 @@ def test_a_constant_table_serves_where_its_halves_are_equal():
     assert_same(model, changed, reference(x, ANGLES[None]), x=x)
 
 
+PAIRS = """
+    even = Slice(x, n0, end, a3, n2)
+    odd = Slice(x, u1, end, a3, n2)
+    negative = Neg(odd)
+    first = Unsqueeze(negative, am1)
+    second = Unsqueeze(even, am1)
+    stack = Concat(first, second) axis=-1
+    turned = Reshape(stack, channels)
+    straight = Mul(x, cos)
+    crossed = Mul(turned, sin)
+    y = Add(straight, crossed)
+"""
+REPEATED = """
+    column = Unsqueeze(angles, am1)
+    twice = Expand(column, two)
+    full = Reshape(twice, row)
+    c = Cos(full)
+    s = Sin(full)
+    cos = Unsqueeze(c, u1)
+    sin = Unsqueeze(s, u1)
+"""
+STACKED = REPEATED.replace("twice = Expand(column, two)", "twice = Concat(column, column) axis=-1")
+OF_PAIRS = {
+    "n2": np.array([2]), "channels": np.array([0, 0, 0, 8]), "row": np.array([0, 0, 8]), "two": np.array([1, 1, 1, 2]),
+}  # fmt: skip
+
+
+def reference_of_pairs(x, angles):
+    table = np.repeat(angles, 2, -1).astype(np.float64)[:, None]
+    turned = np.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape).astype(np.float64)
+    return x * np.cos(table) + turned * np.sin(table)
+
+
+@pytest.mark.parametrize("tables", [REPEATED, STACKED], ids=["expand", "concat"])
+def test_neighbouring_channels_as_pairs(tables):
+    model = rotation(tables + PAIRS, "batch", **OF_PAIRS)
+    changed, operators, [result] = rewritten(model, PlainRotary())
+    assert result.applied == 1
+    assert operators.count("RotaryEmbedding") == 1
+    assert not {"Neg", "Mul", "Add"} & set(operators)
+    x, angles = numbers(2, 3, 5, 8), np.stack([ANGLES, 2 * ANGLES])
+    assert_same(model, changed, reference_of_pairs(x, angles), x=x, angles=angles)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        COMPUTED + PAIRS,  # pairs of neighbours with tables of halves
+        REPEATED + TURN,
+        REPEATED + PAIRS.replace("Slice(x, u1, end", "Slice(x, n0, end"),
+        REPEATED + PAIRS.replace("Concat(first, second)", "Concat(second, first)"),
+    ],
+)
+def test_mixed_pairs_are_no_rotations(text):
+    _, operators, [result] = rewritten(rotation(text, "batch", **OF_PAIRS), PlainRotary())
+    assert (result.applied, "RotaryEmbedding" in operators) == (0, False)
+
+
+def test_a_rotation_in_a_wider_type():
+    text = COMPUTED + TURN.replace("straight = Mul(x, cos)", "wide = Cast(x) to=1\n straight = Mul(wide, cos)").replace(
+        "crossed = Mul(turned, sin)", "wider = Cast(turned) to=1\n crossed = Mul(wider, sin)"
+    )
+    inputs = {"x": (np.float16, ("batch", 3, 5, 8)), "angles": (np.float32, ("batch", 5, 4))}
+    model = graph(text, inputs, {"y": np.float32}, CONSTANTS)
+    changed, operators, _ = rewritten(model, PlainRotary())
+    assert {op: operators.count(op) for op in ("RotaryEmbedding", "Cast", "Mul")} == {
+        "RotaryEmbedding": 1, "Cast": 1, "Mul": 0
+    }  # fmt: skip
+    x = numbers(2, 3, 5, 8, dtype=np.float16)
+    assert_same(model, changed, reference(x.astype(np.float32), ANGLES[None]), x=x, angles=np.stack([ANGLES, ANGLES]))
+
+
 def test_layers_share_the_tables():
     second = TURN.replace("x", "y1").replace("y =", "z =")
     for name in ("lower", "upper", "negative", "turned", "straight", "crossed"):
