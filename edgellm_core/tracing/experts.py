@@ -42,6 +42,7 @@ def is_swiglu(module: Any) -> bool:
         return False
     with _disable_current_modes(), torch.no_grad():
         x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0), device="cpu") * 4
+        x[-1] *= 1e4  # beyond any limit that an activation may clamp to
         try:
             gated = module._apply_gate(x)  # noqa: SLF001  # its interface
         except (TypeError, RuntimeError, ValueError, AttributeError):  # needs weights, which a traced model has not

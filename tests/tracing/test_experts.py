@@ -31,9 +31,10 @@ def experts_of(config):
     [
         (MixtralConfig(**SIZES), True),
         (MixtralConfig(**SIZES, hidden_act="gelu"), False),
+        (MixtralConfig(**SIZES, hidden_act="relu6"), False),
         (GptOssConfig(**SIZES, head_dim=4), False),
     ],
-    ids=["silu", "gelu", "biases"],
+    ids=["silu", "gelu", "a clamp", "biases"],
 )
 def test_only_swiglu_is_captured(config, expected):
     assert is_swiglu(experts_of(config)) is expected
