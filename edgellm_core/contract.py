@@ -243,7 +243,7 @@ class Target:
         raise NotImplementedError
 
     def imported(self, graph: gs.Graph) -> ImportedForm:
-        """Return how the target takes a graph of another exporter (``edgellm surgery``); by default it does not.
+        """Return how the target takes a graph of another exporter (``edgellm surgery``); by default without rules.
 
         Args:
             graph: what pattern rules left: semantic operators where they found any; may be changed in place.
@@ -251,7 +251,8 @@ class Target:
         Raises:
             EdgellmError: naming what can't be expressed.
         """
-        raise NotImplementedError
+        del graph
+        return ImportedForm()
 
     def check(self, checkpoint: Checkpoint, family: ModelFamily) -> None:
         """Refuse, before anything long, a checkpoint that the runtime can't take; by default nothing.
