@@ -142,15 +142,21 @@ class Bench:
         header = ["scheme", "edgellm, s", "ModelOpt, s", "ratio", "edgellm, peak MB", "ModelOpt, peak MB"]
         return table(header, rows)
 
-    def quality(self) -> list[str]:
-        """Return the table of size and quality."""
+    @contextlib.contextmanager
+    def _recorded(self) -> Iterator[tuple[PreTrainedModel, TextRecording]]:
+        """Hold the original in the body, and what it says about the held-out text."""
         held_out = held_out_set(self.tokenizer, samples=HELD_OUT, length=LENGTH)
         subject = whole_subject(self._exported(self.original.directory, "fp16"), self.original, self.family)
         with loaded_original(subject) as model:
-            recording = record_text(
+            yield model, record_text(
                 model, held_out.ids, self.scratch / "original.f16", directory=self.original.directory,
                 report=Reporter("original"),
             )  # fmt: skip
+
+    def quality(self) -> list[str]:
+        """Return the table of size and quality."""
+        with self._recorded() as (_model, recording):
+            pass
         release_memory()
         whole = math.exp(-recording.log_likelihood)
         rows = [["original, float32", "", f"{whole:.2f}", "", "", ""]]
@@ -167,13 +173,7 @@ class Bench:
 
     def inputs(self) -> list[str]:
         """Return the table of what rounding the inputs alone costs."""
-        held_out = held_out_set(self.tokenizer, samples=HELD_OUT, length=LENGTH)
-        subject = whole_subject(self._exported(self.original.directory, "fp16"), self.original, self.family)
-        with loaded_original(subject) as model:
-            recording = record_text(
-                model, held_out.ids, self.scratch / "original.f16", directory=self.original.directory,
-                report=Reporter("original"),
-            )  # fmt: skip
+        with self._recorded() as (model, recording):
             whole = math.exp(-recording.log_likelihood)
             rows = [["none", f"{whole:.2f}", "", "", ""]]
             for scheme in INPUTS_ALONE:
