@@ -162,6 +162,50 @@ def test_an_older_export_with_a_cache_and_left_padding(attention, opset, tmp_pat
         np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-6)
 
 
+class WithMask(torch.nn.Module):
+    """A decoder without a cache that takes batches of padded prompts."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask, position_ids):
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        ).logits
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padded_prompts_in_float16(attention, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "half", ("llama", {**TINY, "initializer_range": 0.3}, attention))
+    model = WithMask(tiny_model("half")).half()
+    names = ["input_ids", "attention_mask", "position_ids"]
+    ids, mask = torch.randint(3, 61, (3, 9)), torch.ones(3, 9, dtype=torch.long)
+    mask[0, :4] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    tokens = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq", min=2, max=64)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            (ids, mask, positions),
+            dynamo=True,
+            verbose=False,
+            input_names=names,
+            dynamic_shapes=dict.fromkeys(names, tokens),
+        )
+    program.save(tmp_path / "half.onnx")
+    result = simplify_onnx(tmp_path / "half.onnx", tmp_path / "new.onnx")
+    assert {op: result.operators_after.get(op, 0) for op in FOUND["llama-sdpa"]} == FOUND["llama-sdpa"]
+    assert result.check.max_rel_err < result.check.tolerance == 2e-2
+    with torch.no_grad():
+        expected = model(ids, mask, positions).numpy()
+    session = onnxruntime.InferenceSession(tmp_path / "new.onnx", providers=["CPUExecutionProvider"])
+    feeds = dict(zip(names, (ids.numpy(), mask.numpy(), positions.numpy()), strict=True))
+    visible = mask.numpy().astype(bool)
+    np.testing.assert_allclose(session.run(None, feeds)[0][visible], expected[visible], rtol=0, atol=2e-2)
+
+
 def test_a_second_run_applies_nothing(exported, tmp_path):
     path, _ = exported("llama-sdpa")
     once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"

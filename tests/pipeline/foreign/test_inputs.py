@@ -92,7 +92,7 @@ def test_masks_positions_flags_and_floats():
     ]  # fmt: skip
     first, last = (random_inputs(values, {"b": 2}, {}, seed) for seed in (0, 2))
     assert first["attention_mask"].tolist() == [[1, 1, 1, 1]] * 2
-    assert last["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 1, 1, 1]]
+    assert last["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 1, 1]]
     assert first["position_ids"].tolist() == [[0, 1, 2, 3]] * 2
     assert set(np.unique(first["flag"])) == {False, True}
     assert (first["past"].shape, first["past"].dtype, first["x"].shape) == ((2, 2, 0, 8), np.float16, ())
