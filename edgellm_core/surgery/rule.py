@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 if TYPE_CHECKING:
@@ -166,6 +167,11 @@ class Editor:
         )
         self._into.append(gs.Node(op, name, attributes, list(inputs), [result]))
         return result
+
+    def cast(self, tensor: gs.Tensor, output: gs.Variable, *, name: str) -> gs.Tensor:
+        """Add a cast of a tensor to the element type of the output, and return the output."""
+        to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(output.dtype))
+        return self.node("Cast", [tensor], output, name=name, to=to)
 
     def semantic(
         self, op: str, inputs: Sequence[gs.Tensor], output: gs.Tensor, *, name: str, **attributes: Any

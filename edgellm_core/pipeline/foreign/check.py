@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgellm_core.errors import one_line
-from edgellm_core.pipeline.foreign.comparison import TOLERANCES, CheckResult
+from edgellm_core.pipeline.foreign.comparison import CheckResult, limit_of, rounds_to_half
 from edgellm_core.pipeline.foreign.errors import ChangedResultError, InputRunError, RewrittenRunError
 from edgellm_core.pipeline.foreign.random_inputs import index_limits, random_inputs
 from edgellm_core.pipeline.foreign.sizes import described, size_cases
@@ -44,11 +44,12 @@ def compare(comparison: Comparison) -> CheckResult:
     report, rules = comparison.report, comparison.rules
     cases, skipped = _expected(comparison.foreign, comparison.dims, report)
     session = open_session(comparison.staged.model, None)
-    worst, limit = 0.0, 0.0
+    worst, limit, half = 0.0, 0.0, rounds_to_half(comparison.foreign.model)
     for index, case in enumerate(cases):
         results = _run(session, case)
         for name, expected in case.expected.items():
-            difference, tolerance = _difference(expected, results[name])
+            tolerance = limit_of(expected.dtype.name, rounds_to_half=half)
+            difference = _difference(expected, results[name], exact=not tolerance)
             if not difference <= tolerance:
                 raise ChangedResultError(name, case.sizes, _described(expected, results[name]), tolerance, rules)
             worst, limit = max(worst, difference), max(limit, tolerance)
@@ -130,30 +131,29 @@ def _run(session: Any, case: _Case) -> Arrays:
         raise RewrittenRunError(case.sizes, one_line(error)) from error
 
 
-def _difference(expected: np.ndarray[Any, Any], result: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Return the difference relative to the largest value, infinite for another shape or type, and its limit."""
-    limit = TOLERANCES.get(expected.dtype.name, 0.0)
+def _difference(expected: np.ndarray[Any, Any], result: np.ndarray[Any, Any], *, exact: bool = False) -> float:
+    """Return the difference relative to the largest value; infinite for another shape or type."""
     if expected.shape != result.shape or expected.dtype != result.dtype:
-        return np.inf, limit
-    if not limit:
-        return float(not np.array_equal(expected, result)), limit
+        return np.inf
+    if exact:
+        return float(not np.array_equal(expected, result))
     finite = np.isfinite(expected)
     if not np.array_equal(expected[~finite], result[~finite], equal_nan=True) or not np.all(
         np.isfinite(result[finite])
     ):
-        return np.inf, limit
+        return np.inf
     if not finite.any():
-        return 0.0, limit
+        return 0.0
     wide = expected[finite].astype(np.float64)
     largest = float(np.abs(wide).max())
     difference = float(np.abs(wide - result[finite].astype(np.float64)).max())
-    return (difference / largest if largest else difference), limit
+    return difference / largest if largest else difference
 
 
 def _described(expected: np.ndarray[Any, Any], result: np.ndarray[Any, Any]) -> str:
     if expected.shape != result.shape or expected.dtype != result.dtype:
         return f"is {result.dtype}{list(result.shape)} instead of {expected.dtype}{list(expected.shape)}"
-    difference, _ = _difference(expected, result)
+    difference = _difference(expected, result)
     if not np.isfinite(difference):
         return "is infinite or no number at other places"
     return f"differs by {difference:.2g} of its largest value"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import onnx
+
     from edgellm_core.contract import ImportedForm
     from edgellm_core.events import Reporter
     from edgellm_core.pipeline.foreign.reading import ForeignGraph
@@ -15,7 +17,27 @@ if TYPE_CHECKING:
 
 TOLERANCES: Final = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2}
 """Largest difference of an output, relative to its largest absolute value; other types must be equal. The standard
-operators round in another order: tiny decoders differ by 1e-6 in float32 and by 2e-3 in float16."""
+operators round in another order: tiny decoders differ by 1e-6 in float32 and by 2e-3 in float16. What a graph rounds to
+float16 on the way limits its wider outputs too."""
+
+
+def limit_of(dtype: str, *, rounds_to_half: bool) -> float:
+    """Return the largest difference of an output of an element type, 0 where it must be equal."""
+    limit = TOLERANCES.get(dtype, 0.0)
+    return max(limit, TOLERANCES["float16"]) if limit and rounds_to_half else limit
+
+
+def rounds_to_half(model: onnx.ModelProto) -> bool:
+    """Say whether a graph holds float16 numbers."""
+    import onnx
+
+    half = onnx.TensorProto.FLOAT16
+    return any(tensor.data_type == half for tensor in model.graph.initializer) or any(
+        attribute.name == "to" and attribute.i == half
+        for node in model.graph.node
+        if node.op_type == "Cast"
+        for attribute in node.attribute
+    )
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from edgellm_core.surgery.patterns.attention_inputs import (
     Turned,
     require_mask,
     require_shapes,
-    spread_mask,
     turned_keys,
     unrepeated,
+)
+from edgellm_core.surgery.patterns.attention_masks import (
+    Mask,
+    above_lowest,
+    additive_mask,
+    as_type,
+    spread_mask,
+    visible_rows,
 )
 from edgellm_core.surgery.patterns.pattern import Found, PatternRule, miss, name_of
 from edgellm_core.surgery.patterns.values import (
@@ -25,30 +31,11 @@ from edgellm_core.surgery.patterns.values import (
     number,
     producer,
     product,
+    same_type,
 )
 
 if TYPE_CHECKING:
     from edgellm_core.surgery.rule import Editor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mask:
-    """What is added to the logits.
-
-    Attributes:
-        tensor: additive, or with ``number`` a condition.
-        number: what replaces a logit where ``tensor`` equals ``hides``; None for an additive mask.
-        hides: the value of the condition that hides a key.
-    """
-
-    tensor: gs.Tensor
-    number: gs.Tensor | None = None
-    hides: bool = False
-
-    def may_be_infinite(self) -> bool:
-        """Say whether softmax over a row that hides every key may be no number."""
-        values = _numbers(self.tensor) if self.number is None else [number(self.number)]
-        return values is None or not all(value is not None and np.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +62,9 @@ class FoundAttention(Found):
 class PlainAttention(PatternRule[FoundAttention]):
     """``Softmax(q · kᵀ · scale + mask) · v`` → ``edgellm::Attention(q, k, v, mask)``, or ``Attention`` (opset 23).
 
+    Where softmax has a wider type than the queries, and the values are widened for it, the operator has the type of the
+    queries, and its result is widened; PyTorch's own attention in that type computes so.
+
     Keys and values that are repeated for groups of heads are taken before the repetition. A mask that differs from head
     to head is beyond the semantic operator, so that it becomes the standard one at once.
     """
@@ -85,10 +75,7 @@ class PlainAttention(PatternRule[FoundAttention]):
         if softmax is None:
             return None
         nodes, logits, guarded = softmax
-        cast = producer(logits, "Cast")
-        if cast is not None:
-            nodes, logits = (*nodes, cast), cast.inputs[0]
-        mask, nodes, logits = _mask(nodes, logits)
+        mask, nodes, logits = _mask(*_before_cast(nodes, logits))
         found = _scaled(logits, node.inputs[1], mask, nodes)
         if found is None:
             return None
@@ -96,32 +83,41 @@ class PlainAttention(PatternRule[FoundAttention]):
         return replace(_without_repetition(found), guarded=guarded)
 
     def write(self, node: gs.Node, found: FoundAttention, edit: Editor) -> None:
-        """Write the operator."""
+        """Write the operator in the type of the queries, and what sets rows to 0 and widens them after it."""
         name, mask, output = name_of(node), gs.Variable.empty(), node.outputs[0]
         per_head = found.mask is not None and dimension(found.mask.tensor, -3) not in {None, 1}
+        visible = None
         if found.mask is not None:
-            additive = _additive(found.mask, name, edit)
-            mask = spread_mask(_above_lowest(additive, edit), found.mask.tensor, found.query, edit)
-        if found.guarded:
-            output = gs.Variable(f"{name}.unguarded", dtype=output.dtype, shape=output.shape)
-            visible = _visible_rows(additive, edit)
+            additive = additive_mask(found.mask, name, edit)
+            finite = above_lowest(as_type(additive, found.query.dtype, edit), edit)
+            mask = spread_mask(finite, found.mask.tensor, found.query, edit)
+            visible = visible_rows(additive, edit) if found.guarded else None
+        widened = not same_type(output, found.query)
+        if visible is not None or widened:
+            output = gs.Variable(f"{name}.attended", dtype=found.query.dtype, shape=output.shape)
         inputs = [found.query, found.keys.write(edit, name), found.value, mask]
         if per_head:
             edit.node("Attention", inputs, output, name=name, scale=found.scale)
         else:
             edit.semantic("Attention", inputs, output, name=name, scale=found.scale, softcap=0.0)
-        if found.guarded:
+        if visible is not None:
             zero = edit.constant(0.0, found.query.dtype)
-            edit.node("Where", [visible, output, zero], node.outputs[0], name=f"{name}/guard")
+            guarded = f"{name}.guarded" if widened else node.outputs[0]
+            output = edit.node("Where", [visible, output, zero], guarded, name=f"{name}/guard", like=output)
+        if widened:
+            edit.cast(output, node.outputs[0], name=f"{name}/wide")
+
+
+def _before_cast(nodes: tuple[gs.Node, ...], tensor: gs.Tensor) -> tuple[tuple[gs.Node, ...], gs.Tensor]:
+    """Return a tensor before a cast, if one makes it, and the nodes with that."""
+    cast = producer(tensor, "Cast")
+    return (nodes, tensor) if cast is None else ((*nodes, cast), cast.inputs[0])
 
 
 def _softmax(node: gs.Node) -> tuple[tuple[gs.Node, ...], gs.Tensor, bool] | None:
     """Return nodes, logits, and whether rows of NaN become 0, of the softmax on the left of a product."""
-    nodes: tuple[gs.Node, ...] = ()
-    tensor, guarded = node.inputs[0], False
-    cast = producer(tensor, "Cast")
-    if cast is not None:
-        nodes, tensor = (*nodes, cast), cast.inputs[0]
+    nodes, tensor = _before_cast((), node.inputs[0])
+    guarded = False
     where = producer(tensor, "Where")
     if where is not None:
         test = producer(where.inputs[0], "IsNaN")
@@ -141,8 +137,9 @@ def _mask(nodes: tuple[gs.Node, ...], logits: gs.Tensor) -> tuple[Mask | None, t
     add = producer(logits, "Add")
     if add is not None:
         for scores, mask in either_order(add):
-            if _has_product(scores):
-                return Mask(tensor=mask), (*nodes, add), scores
+            before, narrow = _before_cast((*nodes, add), scores)
+            if _has_product(narrow):
+                return Mask(tensor=mask), before, narrow
     where = producer(logits, "Where")
     if where is not None:
         condition, then, otherwise = where.inputs
@@ -176,16 +173,17 @@ def _scaled(
     if scale <= 0.0:
         miss(f"its scale is {scale:g}")
     turned = turned_keys(keys.factors[0])
+    _, narrow = _before_cast((), value)
     found = FoundAttention(
         inner=(*nodes, *scaled.inner, matmul, *query.inner, *keys.inner),
         query=query.factors[0],
         keys=turned,
-        value=value,
+        value=narrow if same_type(narrow, query.factors[0]) else value,
         mask=mask,
         scale=scale,
     )
     if mask is not None:
-        require_mask(mask.tensor, found.query, turned.length, additive=mask.number is None)
+        require_mask(mask.tensor, found.query, turned.length)
     return found
 
 
@@ -202,54 +200,3 @@ def _without_repetition(found: FoundAttention) -> FoundAttention:
         found = replace(found, keys=Turned(keys[0]), value=value[0])
     require_shapes(found.query, found.keys, found.value)
     return found
-
-
-def _additive(mask: Mask, name: str, edit: Editor) -> gs.Tensor:
-    if mask.number is None:
-        return mask.tensor
-    zero = edit.constant(0.0, mask.number.dtype)
-    branches = [mask.number, zero] if mask.hides else [zero, mask.number]
-
-    def make() -> gs.Tensor:
-        made = f"{name}.additive"
-        return edit.node("Where", [mask.tensor, *branches], made, name=made, like=mask.number)
-
-    return edit.first(("additive", mask.tensor.name, mask.number.name, mask.hides), make)
-
-
-def _visible_rows(mask: gs.Tensor, edit: Editor) -> gs.Tensor:
-    """Return, for each row of an additive mask, whether it shows any key."""
-
-    def make() -> gs.Tensor:
-        name = f"{mask.name}.visible"
-        axes = edit.constant([-1])
-        best = edit.node("ReduceMax", [mask, axes], f"{name}.best", name=f"{name}/best", like=mask, keepdims=1)
-        return edit.node("Greater", [best, edit.constant(-np.inf, mask.dtype)], name, name=name)
-
-    return edit.first(("visible", mask.name), make)
-
-
-def _above_lowest(mask: gs.Tensor, edit: Editor) -> gs.Tensor:
-    """Return an additive mask whose lowest number is half of the lowest of its type.
-
-    Softmax over a row of equal numbers, however low, gives equal weights. The standard operator gives 0 where a row
-    hides every key (onnx/onnx#8068), and ONNX Runtime takes the lowest number of a type for hidden.
-    """
-    lowest = float(np.finfo(mask.dtype).min) / 2
-    numbers = _numbers(mask)
-    if numbers is not None and min(numbers) >= lowest:
-        return mask
-    limit = edit.constant(lowest, mask.dtype)
-
-    def make() -> gs.Tensor:
-        name = f"{mask.name}.finite"
-        return edit.node("Max", [mask, limit], name, name=name, like=mask)
-
-    return edit.first(("finite", mask.name), make)
-
-
-def _numbers(mask: gs.Tensor) -> list[float] | None:
-    """Return the numbers that a mask consists of, where they are known."""
-    select = producer(mask, "Where")
-    numbers = [number(tensor) for tensor in select.inputs[1:]] if select is not None else [None]
-    return None if None in numbers else [value for value in numbers if value is not None]

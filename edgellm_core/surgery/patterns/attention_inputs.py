@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgellm_core.surgery.patterns.pattern import miss
-from edgellm_core.surgery.patterns.values import dimension, integers, producer, rank, same_known
+from edgellm_core.surgery.patterns.values import dimension, integers, producer, rank, same_known, same_type
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -108,6 +106,8 @@ def require_shapes(query: gs.Tensor, keys: Turned, value: gs.Tensor) -> None:
         dimension(value, 0), dimension(query, 0)
     ):
         miss("its query, keys and values are not known to have the same batch")
+    if not same_type(query, keys.tensor) or not same_type(query, value):
+        miss("its query, keys and values are not known to have the same element type")
     heads, kv_heads = dimension(query, 1), keys.dimension(1)
     if not isinstance(heads, int) or not isinstance(kv_heads, int) or heads % kv_heads:
         miss(f"its {heads} query heads are not known to be a multiple of its {kv_heads} key heads")
@@ -115,7 +115,7 @@ def require_shapes(query: gs.Tensor, keys: Turned, value: gs.Tensor) -> None:
         miss("its keys and values are not known to have the same heads")
 
 
-def require_mask(mask: gs.Tensor, query: gs.Tensor, length: int | str | None, *, additive: bool) -> None:
+def require_mask(mask: gs.Tensor, query: gs.Tensor, length: int | str | None) -> None:
     """Refuse a mask that the standard operator does not take.
 
     Raises:
@@ -124,8 +124,8 @@ def require_mask(mask: gs.Tensor, query: gs.Tensor, length: int | str | None, *,
     depth = rank(mask)
     if depth not in {2, 4}:
         miss(f"its mask {mask.name!r} is not known to have 2 or 4 dimensions")
-    if additive and (mask.dtype is None or query.dtype is None or np.dtype(mask.dtype) != np.dtype(query.dtype)):
-        miss(f"its mask {mask.name!r} has another element type than its query")
+    if mask.dtype is None:
+        miss(f"the element type of its mask {mask.name!r} is not known")
     for axis, size in ((-2, dimension(query, 2)), (-1, length)):
         given = dimension(mask, axis)
         if isinstance(given, int) and isinstance(size, int) and given != size and (axis, given) != (-2, 1):
@@ -134,24 +134,3 @@ def require_mask(mask: gs.Tensor, query: gs.Tensor, length: int | str | None, *,
         miss(f"its mask {mask.name!r} is not known to be for one or for all heads")
     if depth == 4 and dimension(mask, 0) != 1 and not same_known(dimension(mask, 0), dimension(query, 0)):
         miss(f"its mask {mask.name!r} is not known to be for the same batch")
-
-
-def spread_mask(mask: gs.Tensor, condition: gs.Tensor, query: gs.Tensor, edit: Editor) -> gs.Tensor:
-    """Spread a mask of one row to all queries: the standard operator broadcasts over batch and heads only.
-
-    Args:
-        mask: what to spread.
-        condition: a tensor of its shape.
-        query: has the rows.
-        edit: adds nodes.
-    """
-    if dimension(condition, -2) != 1 or dimension(query, 2) == 1:
-        return mask
-
-    def make() -> gs.Tensor:
-        name = f"{mask.name}.rows"
-        rows = edit.node("Shape", [query], f"{name}.count", name=f"{name}/count", start=2, end=3)
-        shape = edit.node("Concat", [rows, edit.constant([1])], f"{name}.shape", name=f"{name}/shape", axis=0)
-        return edit.node("Expand", [mask, shape], name, name=name, like=mask)
-
-    return edit.first(("rows", mask.name, dimension(query, 2)), make)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.surgery.patterns.pattern import PatternRule, miss, name_of
-from edgellm_core.surgery.patterns.rms_norm import FoundNorm
+from edgellm_core.surgery.patterns.pattern import PatternRule, miss
+from edgellm_core.surgery.patterns.rms_norm import FoundNorm, write_norm
 from edgellm_core.surgery.patterns.standardized import (
     Standardized,
     require_channels,
@@ -42,8 +42,7 @@ class PlainLayerNorm(PatternRule[FoundNorm]):
 
     def write(self, node: gs.Node, found: FoundNorm, edit: Editor) -> None:
         """Write the semantic operator."""
-        inputs = [found.x, found.weight] if found.bias is None else [found.x, found.weight, found.bias]
-        edit.semantic("LayerNorm", inputs, node.outputs[0], name=name_of(node), epsilon=found.epsilon)
+        write_norm("LayerNorm", node, found, edit)
 
 
 def _bias_follows(node: gs.Node) -> bool:

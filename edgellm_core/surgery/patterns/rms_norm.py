@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import onnx_graphsurgeon as gs
+
 from edgellm_core.surgery.patterns.pattern import Found, PatternRule, name_of
 from edgellm_core.surgery.patterns.standardized import (
     require_channels,
@@ -12,11 +14,9 @@ from edgellm_core.surgery.patterns.standardized import (
     rounded_source,
     standardized,
 )
-from edgellm_core.surgery.patterns.values import either_order, producer
+from edgellm_core.surgery.patterns.values import either_order, producer, same_type
 
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
     from edgellm_core.surgery.rule import Editor
 
 
@@ -58,5 +58,20 @@ class PlainRMSNorm(PatternRule[FoundNorm]):
 
     def write(self, node: gs.Node, found: FoundNorm, edit: Editor) -> None:
         """Write the semantic operator."""
-        inputs = [found.x, found.weight]
-        edit.semantic("RMSNorm", inputs, node.outputs[0], name=name_of(node), epsilon=found.epsilon)
+        write_norm("RMSNorm", node, found, edit)
+
+
+def write_norm(operator: str, node: gs.Node, found: FoundNorm, edit: Editor) -> None:
+    """Write a semantic norm in the type of its input; a result in a narrower type is rounded after the weight."""
+    name, output = name_of(node), node.outputs[0]
+    parameters = [found.weight] if found.bias is None else [found.weight, found.bias]
+    if same_type(found.x, output):
+        edit.semantic(operator, [found.x, *parameters], output, name=name, epsilon=found.epsilon)
+        return
+    wide = [
+        edit.cast(tensor, gs.Variable(f"{name}.wide.{index}", dtype=found.x.dtype), name=f"{name}/wide.{index}")
+        for index, tensor in enumerate(parameters)
+    ]
+    normed = gs.Variable(f"{name}.normed", dtype=found.x.dtype, shape=output.shape)
+    edit.semantic(operator, [found.x, *wide], normed, name=name, epsilon=found.epsilon)
+    edit.cast(normed, output, name=f"{name}/rounded")

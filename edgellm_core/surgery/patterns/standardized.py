@@ -12,6 +12,7 @@ from edgellm_core.surgery.patterns.values import (
     dimension,
     either_order,
     is_number,
+    narrower,
     number,
     producer,
     rank,
@@ -131,17 +132,19 @@ def require_float_type(x: gs.Tensor) -> None:
 
 
 def rounded_source(tensor: gs.Tensor, core_input: gs.Tensor) -> gs.Tensor:
-    """Return the input of a norm that is computed in a wider type and rounded back to that of its input.
+    """Return the input of a norm whose result is rounded before it is multiplied by the weight.
 
     Args:
-        tensor: result of the ``Cast`` back.
-        core_input: what the computation starts from: a ``Cast`` of the input.
+        tensor: result of the ``Cast`` that rounds.
+        core_input: what the computation starts from: the input, or a ``Cast`` of it.
 
     Raises:
-        MissedError: the result has another type than the input.
+        MissedError: the result has a wider type than the input.
     """
     widened = producer(core_input, "Cast")
-    source = widened.inputs[0] if widened is not None else core_input
-    if source.dtype is None or tensor.dtype is None or np.dtype(source.dtype) != np.dtype(tensor.dtype):
-        miss("it rounds its result to another type than that of its input")
+    source = core_input
+    if widened is not None and not narrower(core_input, widened.inputs[0]):
+        source = widened.inputs[0]
+    if source.dtype is None or tensor.dtype is None or narrower(source, tensor):
+        miss("its result has a wider type than its input")
     return source

@@ -81,6 +81,16 @@ def same_known(first: int | str | None, second: int | str | None) -> bool:
     return first is not None and first == second
 
 
+def same_type(first: gs.Tensor, second: gs.Tensor) -> bool:
+    """Say whether the element types of two tensors are known and equal."""
+    return None not in (first.dtype, second.dtype) and np.dtype(first.dtype) == np.dtype(second.dtype)
+
+
+def narrower(first: gs.Tensor, second: gs.Tensor) -> bool:
+    """Say whether the first of two floating types rounds more than the second; unknown ones do not."""
+    return None not in (first.dtype, second.dtype) and rounding(first.dtype) > rounding(second.dtype)
+
+
 def is_last_axis(axis: int, tensor: gs.Tensor) -> bool:
     """Say whether ``axis`` is the last one of a tensor."""
     return axis == -1 or axis + 1 == rank(tensor)

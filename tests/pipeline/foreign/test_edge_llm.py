@@ -88,6 +88,7 @@ QWEN3 = {"enable_qk_norm": 1, "qk_norm_post_rope": 0}
         ("torch", "llama", "sdpa", {}, {"enable_qk_norm": 0}),
         ("torch-23", "qwen3", "sdpa", {"num_key_value_heads": 4}, {**QWEN3, "num_kv_heads": 4}),
         ("torchscript", "llama", "eager", {}, {}),
+        ("torchscript", "llama", "sdpa", {}, {}),  # attention in float32 between float16 layers, as optimum exports it
         ("without-cache", "mistral", "sdpa", {"sliding_window": 4}, {"sliding_window_size": 4}),
         ("transformers", "llama", "sdpa", {}, {}),
     ],
@@ -159,9 +160,11 @@ def test_inputs_and_outputs_are_those_of_a_build(exported, tmp_path):
     assert ours == built
 
 
-def test_simplified_files_are_taken_too(exported, tmp_path):
-    path, _ = exported("torchscript", "llama", "eager")
-    simplify_onnx(path, tmp_path / "simple.onnx")
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_simplified_files_are_taken_too(attention, exported, tmp_path):
+    path, _ = exported("torchscript", "llama", attention)
+    result = simplify_onnx(path, tmp_path / "simple.onnx")
+    assert (result.operators_after["Attention"], result.operators_after["RMSNormalization"]) == (2, 5)
     assert simplify_onnx(tmp_path / "simple.onnx", tmp_path / "model.onnx", target="edge-llm").check.cases == 4
 
 

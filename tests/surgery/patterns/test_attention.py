@@ -151,6 +151,50 @@ def test_a_guard_against_rows_without_keys(number):
     assert_same(model, changed, expected, **feeds, allowed=allowed)
 
 
+WIDE = """
+    kt = Transpose(k) perm=[0,1,3,2]
+    product = MatMul(q, kt)
+    scaled = Mul(product, scale)
+    wide = Cast(scaled) to=1
+    mask = Where(allowed, zero, number)
+    logits = Add(wide, mask)
+    p = Softmax(logits) axis=-1
+    bad = IsNaN(p)
+    safe = Where(bad, zero, p)
+    vw = Cast(v) to=1
+    y = MatMul(safe, vw)
+"""
+
+
+@pytest.mark.parametrize("number", ["lowest", "infinite"])
+@pytest.mark.parametrize("heads", [1, 6])
+def test_attention_in_a_wider_type_is_written_in_that_of_its_queries(number, heads):
+    allowed = np.broadcast_to(CONDITION, (2, heads, 5, 6)).copy()
+    allowed[1, :, 3] = number != "infinite"
+    feeds = {name: value.astype(np.float16) for name, value in tensors().items()}
+    inputs = {name: (value.dtype, value.shape) for name, value in feeds.items()} | {"allowed": (bool, allowed.shape)}
+    constants = CONSTANTS | {"scale": np.float16(0.35)}
+    model = graph(WIDE.replace("number", number), inputs, {"y": np.float32}, constants)
+    changed, operators, _ = rewritten(model, PlainAttention())
+    assert (operators.count("Attention"), operators[-1], operators.count("Softmax")) == (1, "Cast", 0)
+    with np.errstate(invalid="ignore"):
+        expected = reference(*feeds.values(), np.where(allowed, 0, -np.inf), float(np.float16(0.35)))
+    expected[np.isnan(expected)] = 0
+    assert_same(model, changed, expected, tolerance=3e-3, **feeds, allowed=allowed)
+
+
+def test_queries_and_values_of_different_types_are_left_alone():
+    model = attention(
+        CORE.replace("y = MatMul(p, v)", "half = Cast(p) to=10\n y = MatMul(half, vh)"), mask=numbers(5, 6)
+    )
+    value = model.graph.input.add()
+    value.CopyFrom(onnx.helper.make_tensor_value_info("vh", onnx.TensorProto.FLOAT16, (2, 6, 6, 8)))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    _, operators, [result] = rewritten(model, PlainAttention())
+    assert "Attention" not in operators
+    assert "are not known to have the same element type" in result.near_misses[0].reason
+
+
 @pytest.mark.parametrize(
     ("text", "heads", "changes", "reason"),
     [

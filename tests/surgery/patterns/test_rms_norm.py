@@ -71,6 +71,27 @@ def test_a_norm_in_float32_of_a_float16_input():
     assert_same(model, changed, reference(x, weight.astype(np.float64)), tolerance=5e-3, x=x)
 
 
+def test_a_norm_of_a_float32_input_that_is_rounded_before_its_weight():
+    text = MEAN + "inverse = Reciprocal(root)\n normed = Mul(x, inverse)\n rounded = Cast(normed) to=10"
+    weight = CONSTANTS["w"].astype(np.float16)
+    constants = CONSTANTS | {"w": weight}
+    model = graph(text + "\n y = Mul(w, rounded)", {"x": (np.float32, (2, 6))}, {"y": np.float16}, constants)
+    changed, operators, _ = rewritten(model, PlainRMSNorm())
+    assert operators == ["Cast", "RMSNormalization", "Cast"]
+    x = numbers(2, 6)
+    assert_same(model, changed, reference(x, weight.astype(np.float64)), tolerance=5e-3, x=x)
+
+
+def test_a_result_in_a_wider_type_than_the_input_is_left_alone():
+    text = MEAN + "normed = Div(x, root)\n wide = Cast(normed) to=1\n y = Mul(wide, w)"
+    constants = {name: v.astype(np.float16) if v.dtype == np.float32 else v for name, v in CONSTANTS.items()}
+    constants["w"] = CONSTANTS["w"]
+    model = graph(text, {"x": (np.float16, (2, 6))}, {"y": np.float32}, constants)
+    _, operators, [result] = rewritten(model, PlainRMSNorm())
+    assert "RMSNormalization" not in operators
+    assert result.near_misses[0].reason == "its result has a wider type than its input"
+
+
 PLAIN = FORMS["divided"]
 
 

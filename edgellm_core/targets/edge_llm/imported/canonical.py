@@ -34,6 +34,7 @@ def make_canonical(graph: gs.Graph, interface: Interface, windows: Sequence[int]
     mask = gs.Variable("attention_mask", np.int64, ["batch", "keys"])
     for index, (layer, window) in enumerate(zip(interface.layers, windows, strict=True)):
         _drop_guard(layer.node, interface)
+        _widen_later(layer.node.outputs[0])
         for position, kind in ((1, "key"), (2, "value")):
             _append(graph, layer, index, position, kind)
         _write_mask(graph, layer.node, mask, window)
@@ -83,3 +84,27 @@ def _drop_guard(node: gs.Node, interface: Interface) -> None:
     guard.outputs.clear()
     for reader in list(guarded.outputs):
         reader.inputs = [output if tensor is guarded else tensor for tensor in reader.inputs]
+
+
+def _widen_later(attended: gs.Tensor) -> None:
+    """Move a cast of the output behind what joins its heads: the plugin joins them itself."""
+    cast = _only_reader(attended, "Cast")
+    layout: list[gs.Node] = []
+    while cast is not None:
+        reader = _only_reader(layout[-1].outputs[0] if layout else cast.outputs[0], "Transpose", "Reshape")
+        if reader is None:
+            break
+        layout.append(reader)
+    if cast is None or not layout:
+        return
+    joined = layout[-1].outputs[0]
+    layout[0].inputs[0] = attended
+    layout[-1].outputs = [gs.Variable(f"{joined.name}.narrow", shape=joined.shape)]
+    for node in layout:
+        node.outputs[0].dtype = attended.dtype
+    cast.inputs, cast.outputs = [layout[-1].outputs[0]], [joined]
+
+
+def _only_reader(tensor: gs.Tensor, *operators: str) -> gs.Node | None:
+    readers = list(tensor.outputs)
+    return readers[0] if len(readers) == 1 and not readers[0].domain and readers[0].op in operators else None

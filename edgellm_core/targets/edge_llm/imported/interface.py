@@ -124,7 +124,11 @@ def read_interface(graph: gs.Graph) -> Interface:
     layers = [_layer(node, inputs) for node in nodes]
     caches = [name for layer in layers for name in layer.past]
     if len(set(caches)) != len(caches) or len(caches) not in (0, 2 * len(layers)):
-        raise NotADecoderError("not every attention has a cache of its own")
+        without = next((layer.node.name for layer in layers if not layer.past), "")
+        reason = (
+            f"the attention {without!r} appends to no cache of its own" if without else "two attentions share a cache"
+        )
+        raise NotADecoderError(reason)
     rest = [tensor for tensor in graph.inputs if tensor.name not in caches]
     tokens = _tokens(graph, rest)
     mask, positions = (_named(rest, word) for word in ("mask", "position"))
