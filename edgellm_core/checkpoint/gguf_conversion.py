@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import math
-import shutil
-import tempfile
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.checkpoint.errors import CacheWriteError, DiskSpaceError, GgufConversionError, UnreadableFileError
+from edgellm_core.checkpoint.conversion_cache import conversion_directory, write_conversion
+from edgellm_core.checkpoint.errors import GgufConversionError, UnreadableFileError
 from edgellm_core.checkpoint.gguf_config import architecture, stop_tokens
 from edgellm_core.checkpoint.gguf_header import GgufHeader, read_gguf_header
-from edgellm_core.checkpoint.machine import free_disk
-from edgellm_core.settings import LARGEST_FP16, cache_directory
+from edgellm_core.settings import LARGEST_FP16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from edgellm_core.events import Reporter
 
@@ -38,8 +35,6 @@ GPT-2's pattern alone, which joins blanks before a digit differently.
 
 _GPT2_SPLITS: Final = frozenset({"default", "gpt-2", "mpt", "olmo", "jais"})
 
-_STAMP: Final = "edgellm_conversion.json"
-
 
 def file_digest(file: Path) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal."""
@@ -53,12 +48,11 @@ def file_digest(file: Path) -> str:
 def converted_checkpoint(file: Path, digest: str, report: Reporter) -> Path:
     """Return the directory of the converted checkpoint; convert the file where that was not done before.
 
-    Weights are float16, or float32 where a value leaves float16's range. The directory appears by one rename, so an
-    interrupted conversion leaves nothing behind that could be taken for a checkpoint.
+    Weights are float16, or float32 where a value leaves float16's range.
 
     Args:
         file: the GGUF file.
-        digest: its sha256, the name of the directory.
+        digest: its sha256.
         report: told how long it took.
 
     Raises:
@@ -69,23 +63,14 @@ def converted_checkpoint(file: Path, digest: str, report: Reporter) -> Path:
         CacheWriteError: the cache can't be written.
     """
     header = read_gguf_header(file)
-    directory = cache_directory() / "checkpoints" / digest
-    if _is_current(directory):
+    directory = conversion_directory(digest, CONVERSION_VERSION)
+    if directory.is_dir():
         return directory
     parameters = sum(math.prod(tensor.shape) for tensor in header.tensors)
-    needed = 2 * parameters
-    if needed > free_disk(directory):
-        what = f"Dequantizing '{file}'"
-        raise DiskSpaceError(what, directory, needed=needed, free=free_disk(directory))
     report.note(f"Dequantizing '{file.name}' ({parameters / 1e6:.0f} M parameters) through transformers; done once.")
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{digest[:12]}-") as scratch:
-            result = Path(scratch) / "checkpoint"
-            _convert(header, result, report)
-            _publish(result, directory)
-    except OSError as error:
-        raise CacheWriteError(directory.parent, error) from error
+    write_conversion(
+        directory, lambda made: _convert(header, made, report), what=f"Dequantizing '{file}'", needed=2 * parameters
+    )
     report.note(f"Dequantized in {report.seconds:.1f} s.")
     return directory
 
@@ -98,46 +83,16 @@ def _sha256(stream: Any) -> str:
     return digest.hexdigest()
 
 
-def _is_current(directory: Path) -> bool:
-    """Tell whether ``directory`` is a conversion that this version wrote."""
-    try:
-        stamp = json.loads((directory / _STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(stamp, dict) and stamp.get("version") == CONVERSION_VERSION
-
-
-def _publish(result: Path, directory: Path) -> None:
-    """Rename a finished conversion into place; another process may have been faster."""
-    if directory.exists() and not _is_current(directory):
-        shutil.rmtree(directory)
-    try:
-        result.rename(directory)
-    except OSError:
-        if not _is_current(directory):
-            raise
-
-
 def _convert(header: GgufHeader, directory: Path, report: Reporter) -> None:
     """Write model, tokenizer and generation config."""
-    import transformers
-
     with _quiet(report), _conversion_errors(header):
         model = _load_model(header)
-        element_type = _narrow(model)
-        if element_type == "F32":
+        if _narrow(model) == "F32":
             report.note("A weight leaves the range of float16, so the checkpoint is kept in float32.")
         model.generation_config = _generation_config(header, model.config)
         model.save_pretrained(directory)
         tokenizer = _load_tokenizer(header, report)
         tokenizer.save_pretrained(directory)
-    stamp = {
-        "version": CONVERSION_VERSION,
-        "file": header.file.name,
-        "element_type": element_type,
-        "transformers": transformers.__version__,
-    }
-    (directory / _STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
 
 
 def _load_model(header: GgufHeader) -> Any:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from gguf_files import llama_tensors, write_llama_gguf
 
-from edgellm_core.checkpoint import gguf_conversion
+from edgellm_core.checkpoint import conversion_cache, gguf_conversion
 from edgellm_core.checkpoint.errors import (
     CacheWriteError,
     CorruptGgufError,
@@ -111,17 +111,16 @@ def test_second_conversion_is_the_first(tmp_path, report, events):
     assert converted_checkpoint(path, file_digest(path), report) == first
     assert (first / "model.safetensors").stat().st_mtime_ns == modified
     assert events == []
-    assert [entry.name for entry in first.parent.iterdir()] == [file_digest(path)]
+    assert list(first.parent.iterdir()) == [first]
 
 
-def test_conversion_of_an_older_version_is_made_again(tmp_path, report, events):
+def test_conversion_of_an_older_version_is_made_again(tmp_path, report, monkeypatch):
     path = write_llama_gguf(tmp_path / "x.gguf")
-    directory = converted_checkpoint(path, file_digest(path), report)
-    stamp = directory / "edgellm_conversion.json"
-    stamp.write_text(stamp.read_text().replace('"version": 1', '"version": 0'))
-    (directory / "model.safetensors").unlink()
-    assert converted_checkpoint(path, file_digest(path), report) == directory
-    assert (directory / "model.safetensors").is_file()
+    older = converted_checkpoint(path, file_digest(path), report)
+    monkeypatch.setattr(gguf_conversion, "CONVERSION_VERSION", gguf_conversion.CONVERSION_VERSION + 1)
+    newer = converted_checkpoint(path, file_digest(path), report)
+    assert newer != older
+    assert (newer / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(("largest", "element_type"), [(65504.0, torch.float16), (65520.0, torch.float32)])
@@ -193,7 +192,7 @@ def test_cache_that_can_not_be_written(tmp_path, report, monkeypatch):
 
 def test_full_disk_is_seen_before_the_conversion(tmp_path, report, monkeypatch):
     path = write_llama_gguf(tmp_path / "x.gguf")
-    monkeypatch.setattr(gguf_conversion, "free_disk", lambda _path: 100)
+    monkeypatch.setattr(conversion_cache, "free_disk", lambda _path: 100)
     with pytest.raises(DiskSpaceError, match=r"Dequantizing '.*x\.gguf' needs .* GiB .* EDGELLM_CACHE or HF_HOME"):
         converted_checkpoint(path, file_digest(path), report)
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edgellm_core.checkpoint.errors import CacheWriteError, DiskSpaceError
-from edgellm_core.checkpoint.machine import free_disk
+from edgellm_core.checkpoint.conversion_cache import conversion_directory, write_conversion
 from edgellm_core.checkpoint.shards import INDEX_FILE, SINGLE_FILE
 from edgellm_core.quantization.importers.source import ForeignCheckpoint, NewTensor
 from edgellm_core.quantization.layout import MIXED, QUANT_CONFIG
-from edgellm_core.settings import ELEMENT_BYTES, cache_directory
+from edgellm_core.settings import ELEMENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
     from edgellm_core.events import Reporter
@@ -42,8 +40,6 @@ def canonical_directory(
 ) -> Path:
     """Return the directory of the converted checkpoint; convert it where that was not done before.
 
-    It appears by one rename, so an interrupted conversion leaves nothing that could be taken for a checkpoint.
-
     Args:
         directory: the checkpoint.
         config: its config.json.
@@ -58,38 +54,23 @@ def canonical_directory(
         DiskSpaceError: the result does not fit into the cache.
         CacheWriteError: the cache can't be written.
     """
-    result = cache_directory() / "checkpoints" / f"{key}-{VERSION}"
+    result = conversion_directory(key, VERSION)
     if result.is_dir():
         return result
     source = ForeignCheckpoint(directory=directory, settings=config["quantization_config"], tensors=tensors)
     imported = importer(source)
     new = _all_tensors(tensors, imported)
-    needed = sum(math.prod(t.shape) * ELEMENT_BYTES[t.element_type] for t in new.values())
-    if needed > free_disk(result):
-        what = f"Converting '{directory}'"
-        raise DiskSpaceError(what, result, needed=needed, free=free_disk(result))
     report.note(f"Converting {len(imported.layers)} layers that {imported.producer} quantized; done once.")
-    try:
-        result.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=result.parent, prefix=f".{key[:12]}-") as scratch:
-            made = Path(scratch) / "checkpoint"
-            made.mkdir()
-            _copy_other_files(directory, config, made)
-            _write_description(made / QUANT_CONFIG, imported)
-            _write_safetensors(made / SINGLE_FILE, new, report)
-            _publish(made, result)
-    except OSError as error:
-        raise CacheWriteError(result.parent, error) from error
+
+    def write(made: Path) -> None:
+        made.mkdir()
+        _copy_other_files(directory, config, made)
+        _write_description(made / QUANT_CONFIG, imported)
+        _write_safetensors(made / SINGLE_FILE, new, report)
+
+    needed = sum(math.prod(t.shape) * ELEMENT_BYTES[t.element_type] for t in new.values())
+    write_conversion(result, write, what=f"Converting '{directory}'", needed=needed)
     return result
-
-
-def _publish(made: Path, result: Path) -> None:
-    """Rename a finished conversion into place; another process may have been faster."""
-    try:
-        made.rename(result)
-    except OSError:
-        if not result.is_dir():
-            raise
 
 
 def _all_tensors(tensors: TensorIndex, imported: Imported) -> dict[str, NewTensor | TensorEntry]:
