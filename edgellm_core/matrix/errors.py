@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgellm_core.errors import EdgellmError, UserError
+from edgellm_core.yaml_files import YamlFileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,19 +28,8 @@ class MatrixSyntaxError(UserError):
         super().__init__(f"Entry {text!r}: {problem}")
 
 
-class MatrixFileError(UserError):
+class MatrixFileError(YamlFileError):
     """A matrix.yaml can't be read, or an entry in it is wrong."""
-
-    def __init__(self, path: Path, line: int | None, problem: str) -> None:
-        """Build ``…/matrix.yaml, line 7: …``.
-
-        Args:
-            path: the file.
-            line: line of the offending part, from 1; None where the file as a whole is meant.
-            problem: what is wrong and what to write.
-        """
-        where = str(path) if line is None else f"{path}, line {line}"
-        super().__init__(f"{where}: {problem}")
 
 
 class NoEntriesError(UserError):
