@@ -68,6 +68,14 @@ class NearMiss:
     reason: str
 
 
+def graph_output(node: gs.Node, graph: gs.Graph) -> NearMiss | None:
+    """Return the near miss of a node that makes an output of the graph, which has to stay; None for others."""
+    output = node.outputs[0]
+    if any(output is tensor for tensor in graph.outputs):
+        return NearMiss(node.name or output.name, "it produces a graph output")
+    return None
+
+
 class Rule(abc.ABC):
     """One rewrite of the graph.
 

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from edgellm_core.surgery.patterns.pattern import name_of
 from edgellm_core.surgery.patterns.values import integers, number
-from edgellm_core.surgery.rule import Editor, NearMiss, Rule
+from edgellm_core.surgery.rule import Editor, NearMiss, Rule, graph_output
 from edgellm_core.surgery.rules.fold_constants import FOLDABLE, LARGEST, elements, evaluate
 
 if TYPE_CHECKING:
@@ -30,11 +30,9 @@ class FoldMoreConstants(Rule):
             return False
         if not all(isinstance(tensor, gs.Constant) for tensor in node.inputs) or len(node.outputs) != 1:
             return False
-        if any(node.outputs[0] is tensor for tensor in graph.outputs):
-            return NearMiss(name_of(node), "it produces a graph output")
         if max(elements(node), _result_elements(node)) > LARGEST:
             return NearMiss(name_of(node), f"its inputs or its result have more than {LARGEST} elements")
-        return True
+        return graph_output(node, graph) or True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Compute the value with the ONNX reference implementation."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgellm_core.surgery.patterns.pattern import name_of
 from edgellm_core.surgery.patterns.values import producer
-from edgellm_core.surgery.rule import Editor, NearMiss, Rule
+from edgellm_core.surgery.rule import Editor, NearMiss, Rule, graph_output
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -24,9 +24,7 @@ class MergeTransposes(Rule):
         order = _merged(node)
         if order is None:
             return False
-        if order == sorted(order) and any(node.outputs[0] is tensor for tensor in graph.outputs):
-            return NearMiss(name_of(node), "it produces a graph output")
-        return True
+        return (graph_output(node, graph) if order == sorted(order) else None) or True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write one transposition, or none."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from edgellm_core.surgery.patterns.pattern import name_of
 from edgellm_core.surgery.patterns.values import dimension, rank, same_known
-from edgellm_core.surgery.rule import Editor, NearMiss, Rule
+from edgellm_core.surgery.rule import Editor, NearMiss, Rule, graph_output
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -27,9 +26,7 @@ class RemoveNoOpShape(Rule):
         shapes = node.op in _SHAPING and _same_shape(node.inputs[0], node.outputs[0])
         if node.domain or not (joins_one or shapes):
             return False
-        if any(node.outputs[0] is tensor for tensor in graph.outputs):
-            return NearMiss(name_of(node), "it produces a graph output")
-        return True
+        return graph_output(node, graph) or True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Let the consumers take the input."""

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edgellm_core.surgery.patterns.pattern import name_of
 from edgellm_core.surgery.patterns.values import integers, producer
-from edgellm_core.surgery.rule import Editor, NearMiss, Rule
+from edgellm_core.surgery.rule import Editor, NearMiss, Rule, graph_output
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -25,9 +24,7 @@ class ShapeToConstant(Rule):
         """Match ``Shape``, ``Gather(Shape)`` and ``Slice(Shape)`` of known dimensions."""
         if node.domain or _value(node) is None:
             return False
-        if any(node.outputs[0] is tensor for tensor in graph.outputs):
-            return NearMiss(name_of(node), "it produces a graph output")
-        return True
+        return graph_output(node, graph) or True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the numbers."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage
+from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage, graph_output
 
 LARGEST: Final = 1 << 16
 """Most elements of inputs or result that are folded; parameters are never constants here, so weights stay untouched."""
@@ -28,11 +28,9 @@ class FoldConstants(Rule):
             return False
         if not all(isinstance(tensor, gs.Constant) for tensor in node.inputs):
             return False
-        if any(node.outputs[0] is tensor for tensor in graph.outputs):
-            return NearMiss(node.name, "it produces a graph output")
         if elements(node) > LARGEST:
             return NearMiss(node.name, f"its inputs or its result have more than {LARGEST} elements")
-        return True
+        return graph_output(node, graph) or True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Compute the value with the ONNX reference implementation."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage
+from edgellm_core.surgery.rule import Editor, NearMiss, Rule, Stage, graph_output
 
 _NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}
 
@@ -21,9 +21,7 @@ class RemoveNoOp(Rule):
         """Match nodes with a scalar neutral operand, or a shape operator without effect."""
         if node.domain or _passing_input(node) is None:
             return False
-        if any(node.outputs[0] is tensor for tensor in graph.outputs):
-            return NearMiss(node.name, "it produces a graph output")
-        return True
+        return graph_output(node, graph) or True
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Let the consumers take the input that passes."""
