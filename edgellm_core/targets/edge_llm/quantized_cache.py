@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.surgery.rule import Editor, Expected, Rule, semantic
+from edgellm_core.targets.onnx.quantized_cache import QuantizedCacheRule
 from edgellm_core.weights.scalars import read_scale
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from edgellm_core.contract import GraphDimensions
-    from edgellm_core.quantization.model import QuantizedModel
+    from edgellm_core.surgery.rule import Editor
 
 SCALE: Final = "scale"
 """Attribute of ``edgellm::Append`` on a cache that is kept in fp8: what its numbers are multiplied with."""
@@ -35,25 +34,15 @@ def qkv_scales(keys: gs.Node, values: gs.Node) -> tuple[float, float, float] | N
     return keys.attrs.get(QUERY_SCALE, NOT_MEASURED), keys.attrs[SCALE], values.attrs[SCALE]
 
 
-class ScaledAppend(Rule):
+class ScaledAppend(QuantizedCacheRule):
     """``edgellm::Append(past, new)`` → ``edgellm::Append(past, new, scale=…)`` of a cache that is kept in fp8.
 
     Runs before the rule that makes the plugin of the attention.
     """
 
-    def __init__(self, model: QuantizedModel) -> None:
-        """Take the caches, and the checkpoint with their scales."""
-        self._model = model
-
-    def expected(self, dimensions: GraphDimensions) -> Expected:
-        """One for every cache."""
-        del dimensions
-        return Expected.exactly(len(self._model.caches))
-
     def match(self, node: gs.Node, graph: gs.Graph) -> bool:
-        """Match the semantic operator on a cache that has a scale."""
-        del graph
-        return semantic(node, "Append") and SCALE not in node.attrs and node.inputs[0].name in self._model.caches
+        """Match the semantic operator on a cache whose scale is not written yet."""
+        return super().match(node, graph) and SCALE not in node.attrs
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the scale.

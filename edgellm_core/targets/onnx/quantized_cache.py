@@ -25,16 +25,11 @@ def cache_recipe(scale: str, element_type: str) -> Recipe:
     return Recipe(name=scale, element_type=element_type, shape=(), sources=(scale,), positive=True)
 
 
-class QuantizedAppend(Rule):
-    """``edgellm::Append(past, new)`` → ``full = Concat(DQ(past), DQ(Q(new)))``, ``present = Q(full)``, past in fp8.
-
-    ONNX's Concat takes no float8 (opset 25), so the cache is joined in the type of the graph. Rounding again with the
-    same scale changes nothing: float16 and bfloat16 keep at least twice the digits of E4M3 (float16 from scales of
-    2⁻¹⁴ on, below which its own smallest numbers are coarser).
-    """
+class QuantizedCacheRule(Rule):
+    """Rewrites ``edgellm::Append(past, new)`` of each cache that is kept in fp8."""
 
     def __init__(self, model: QuantizedModel) -> None:
-        """Take the caches to write."""
+        """Take the caches, and the checkpoint with their scales."""
         self._model = model
 
     def expected(self, dimensions: GraphDimensions) -> Expected:
@@ -46,6 +41,15 @@ class QuantizedAppend(Rule):
         """Match the semantic operator on a cache that has a scale."""
         del graph
         return semantic(node, "Append") and node.inputs[0].name in self._model.caches
+
+
+class QuantizedAppend(QuantizedCacheRule):
+    """``edgellm::Append(past, new)`` → ``full = Concat(DQ(past), DQ(Q(new)))``, ``present = Q(full)``, past in fp8.
+
+    ONNX's Concat takes no float8 (opset 25), so the cache is joined in the type of the graph. Rounding again with the
+    same scale changes nothing: float16 and bfloat16 keep at least twice the digits of E4M3 (float16 from scales of
+    2⁻¹⁴ on, below which its own smallest numbers are coarser).
+    """
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the standard operators."""
