@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from edgellm_core.contract import ImportedForm
     from edgellm_core.events import Reporter
     from edgellm_core.pipeline.foreign.comparison import Comparison
     from edgellm_core.pipeline.foreign.reading import ForeignGraph
@@ -33,7 +34,7 @@ class _Case:
     expected: Arrays
 
 
-def compare(comparison: Comparison) -> CheckResult:
+def compare(comparison: Comparison[ImportedForm]) -> CheckResult:
     """Run both files on the same random inputs, of several sizes.
 
     Raises:

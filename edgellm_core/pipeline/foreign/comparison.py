@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,8 +40,11 @@ def rounds_to_half(model: onnx.ModelProto) -> bool:
     )
 
 
+FormT = TypeVar("FormT", bound="ImportedForm")
+
+
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Generic[FormT]):
     """Two graphs to compare.
 
     Attributes:
@@ -55,7 +58,7 @@ class Comparison:
 
     foreign: ForeignGraph
     staged: Staged
-    form: ImportedForm
+    form: FormT
     dims: Mapping[str, int]
     rules: Sequence[str]
     report: Reporter

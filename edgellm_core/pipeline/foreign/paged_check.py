@@ -29,7 +29,7 @@ _VOCABULARY: Final = 64
 """Rows of the table that a graph gets which reads embeddings."""
 
 
-def compare(comparison: Comparison) -> CheckResult:
+def compare(comparison: Comparison[ImportedDecoder]) -> CheckResult:
     """Run both graphs on the same random tokens: prompts, a later part of the prompts, single tokens.
 
     The input file gets batches as its inputs ask for, the other one lists of tokens and pages of keys and values.
@@ -43,7 +43,7 @@ def compare(comparison: Comparison) -> CheckResult:
     if comparison.dims:
         given = ", ".join(f"{name}={size}" for name, size in comparison.dims.items())
         raise InvalidSettingError("--dim", "has no use for a decoder of target 'edge-llm'", given, "Leave it out.")
-    form: ImportedDecoder = comparison.form  # type: ignore[assignment]  # the target's own form
+    form = comparison.form
     table = _table(comparison, form)
     original = _Original(comparison, form, table)
     rewritten = _rewritten(comparison, form, table)
@@ -77,7 +77,7 @@ def _steps(vocabulary: int, *, padded: bool) -> Iterator[Step]:
         yield Step(generator.integers(0, vocabulary, (2, seq)), mask, positions)
 
 
-def _table(comparison: Comparison, form: ImportedDecoder) -> Array:
+def _table(comparison: Comparison[ImportedDecoder], form: ImportedDecoder) -> Array:
     """Return the table of embeddings, a random one where the graph reads embeddings."""
     for path in comparison.staged.tables.values():
         return read_table(path)
@@ -86,7 +86,7 @@ def _table(comparison: Comparison, form: ImportedDecoder) -> Array:
     return np.random.default_rng(1).standard_normal((_VOCABULARY, hidden)).astype(np.float16)
 
 
-def _rewritten(comparison: Comparison, form: ImportedDecoder, table: Array) -> PagedGraph:
+def _rewritten(comparison: Comparison[ImportedDecoder], form: ImportedDecoder, table: Array) -> PagedGraph:
     """Return the rewritten graph, its plugins written as functions."""
     import onnx
 
@@ -105,7 +105,7 @@ def _rewritten(comparison: Comparison, form: ImportedDecoder, table: Array) -> P
 class _Original:
     """The input file, with its cache where it has one; otherwise it reads all tokens in every step."""
 
-    def __init__(self, comparison: Comparison, form: ImportedDecoder, table: Array) -> None:
+    def __init__(self, comparison: Comparison[ImportedDecoder], form: ImportedDecoder, table: Array) -> None:
         self._path = comparison.foreign.path
         self._form, self._table = form, table
         self._session = open_session(self._path, self._path)
