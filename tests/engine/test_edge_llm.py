@@ -45,38 +45,59 @@ class WithoutPlugins(EdgeLlmEngineForm):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("edge-llm")
-    write_family_checkpoint(folder / "checkpoint", PluginHost.load(environ={}).select({}, forced="qwen3").family)
-    settings = BuildSettings(target="edge-llm", engine="none")
-    return build(str(folder / "checkpoint"), folder / "bundle", settings)
+def checkpoint(tmp_path_factory):
+    """A tiny qwen3 whose sizes every scheme takes."""
+    folder = tmp_path_factory.mktemp("edge-llm") / "checkpoint"
+    family = PluginHost.load(environ={}).select({}, forced="qwen3").family
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "head_dim": 64}
+    return write_family_checkpoint(folder, family, config={**family.tiny_config(), **sizes})
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint):
+    return build(str(checkpoint), checkpoint.with_name("bundle"), BuildSettings(target="edge-llm", engine="none"))
+
+
+def copy_with_bodies(bundle, folder):
+    """A copy of a bundle whose graph calls functions instead of plugins."""
+    shutil.copytree(bundle.directory, folder)
+    path = folder / "llm" / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    add_functions(model)
+    onnx.save(model, path)
+    write_manifest(folder, bundle.manifest.model_copy(update={"files": tuple(file_records(folder))}))
+    return load_bundle(folder)
 
 
 @pytest.fixture
 def with_bodies(bundle, tmp_path):
-    """A copy of the bundle whose graph calls functions instead of plugins."""
-    shutil.copytree(bundle.directory, tmp_path / "copy")
-    path = tmp_path / "copy" / "llm" / "model.onnx"
-    model = onnx.load(path, load_external_data=False)
-    add_functions(model)
-    onnx.save(model, path)
-    files = tuple(file_records(tmp_path / "copy"))
-    write_manifest(tmp_path / "copy", bundle.manifest.model_copy(update={"files": files}))
-    return load_bundle(tmp_path / "copy")
+    return copy_with_bodies(bundle, tmp_path / "copy")
 
 
-def test_both_profiles_fit_the_graph(with_bodies, tmp_path):
-    record = build_engine(
-        with_bodies.model_path,
-        tmp_path / "llm.engine",
+def both_profiles(bundle, path):
+    return build_engine(
+        bundle.model_path,
+        path,
         backend=RTX_WITH_ITS_PROFILES,
         compute_capability=120,
         limits=LIMITS,
         report=Reporter("engine"),
         form=WithoutPlugins(),
     )
+
+
+def test_both_profiles_fit_the_graph(with_bodies, tmp_path):
+    record = both_profiles(with_bodies, tmp_path / "llm.engine")
     assert [profile.name for profile in record.profiles] == ["prefill", "decode"]
     assert record.bytes > 10_000
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8_sq", "nvfp4", "mxfp8"])
+def test_quantized_graphs_build(precision, checkpoint, tmp_path):
+    calibration = {"calib_samples": 8, "calib_length": 32}
+    settings = BuildSettings(target="edge-llm", engine="none", precision=precision, quality="off", **calibration)
+    made = copy_with_bodies(build(str(checkpoint), tmp_path / "bundle", settings), tmp_path / "copy")
+    assert both_profiles(made, tmp_path / "llm.engine").bytes > 10_000
 
 
 def test_the_runtime_is_told_what_the_engine_takes(with_bodies):

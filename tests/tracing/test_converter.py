@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim
 
 from edgellm_core.contract import GraphDimensions
-from edgellm_core.runtime.float32_twin import raise_to_float32
+from edgellm_core.runtime.float32_twin import BFLOAT16, FLOAT16, raise_to_float32
 from edgellm_core.surgery.run import run_rules
 from edgellm_core.targets.onnx import OnnxTarget
 from edgellm_core.tracing.aten import TABLE
@@ -238,28 +238,35 @@ def test_an_operator_equals_torch(case):
     compare(run(model, inputs), module(*inputs))
 
 
+NARROW = {"bfloat16": (torch.bfloat16, BFLOAT16), "float16": (torch.float16, FLOAT16)}
+
+
+@pytest.mark.parametrize("narrow", NARROW)
 @pytest.mark.parametrize(
     ("target", "arguments"),
     [
-        (aten.mul.Tensor, (X.bfloat16(), 0.22)),
-        (aten.div.Tensor, (X.bfloat16(), 0.22)),
-        (aten.add.Tensor, (X.bfloat16(), 0.22)),
-        (aten.pow.Tensor_Scalar, (X.abs().bfloat16(), 0.22)),
-        (aten.rsub.Scalar, (X.bfloat16(), 0.22)),
+        (aten.mul.Tensor, (X, 0.22)),
+        (aten.div.Tensor, (X, 0.22)),
+        (aten.add.Tensor, (X, 0.22)),
+        (aten.pow.Tensor_Scalar, (X.abs(), 0.22)),
+        (aten.rsub.Scalar, (X, 0.22)),
     ],
     ids=str,
 )
-def test_a_number_that_bfloat16_can_t_hold_is_not_rounded(target, arguments):
-    module = Call(target, arguments, {})
-    model, _seen = convert(module, tensors_of(arguments))
-    raise_to_float32(model)
-    (found,) = run(model, [arguments[0].float()])
-    np.testing.assert_allclose(found, target(arguments[0].float(), 0.22).numpy(), rtol=1e-6, atol=1e-6)
+def test_a_number_that_a_narrow_type_can_t_hold_is_not_rounded(target, arguments, narrow):
+    dtype, element = NARROW[narrow]
+    x = arguments[0].to(dtype)
+    model, _seen = convert(Call(target, (x, 0.22), {}), (x,))
+    raise_to_float32(model, element)
+    (found,) = run(model, [x.float()])
+    np.testing.assert_allclose(found, target(x.float(), 0.22).numpy(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("narrow", NARROW)
 @pytest.mark.parametrize("number", [0.5, 3.0, 2])
-def test_a_number_that_bfloat16_holds_needs_no_cast(number):
-    model, _seen = convert(Call(aten.mul.Tensor, (X.bfloat16(), number), {}), (X.bfloat16(),))
+def test_a_number_that_a_narrow_type_holds_needs_no_cast(number, narrow):
+    x = X.to(NARROW[narrow][0])
+    model, _seen = convert(Call(aten.mul.Tensor, (x, number), {}), (x,))
     assert [node.op_type for node in model.graph.node] == ["Mul", "Identity"]
 
 
