@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
-from edgellm_core.cli import main
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 
 LLAMA = {
@@ -20,24 +18,6 @@ LLAMA = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return write_tiny_checkpoint(tmp_path_factory.mktemp("models") / "llama", LLAMA)
-
-
-@pytest.fixture
-def fails(monkeypatch, capsys):
-    """Return the function that runs the command line and returns the one message that it prints."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgellm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 1
-        output = capsys.readouterr()
-        assert "Traceback" not in output.err + output.out
-        lines = [line for line in output.err.splitlines() if line.startswith("Error: ")]
-        assert len(lines) == 1
-        return lines[0]
-
-    return run
 
 
 def test_unknown_model_name_gets_a_suggestion(fails, tmp_path):
