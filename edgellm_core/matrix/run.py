@@ -6,7 +6,6 @@ import tempfile
 import threading
 import time
 import traceback
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -15,8 +14,6 @@ from edgellm_core.errors import EdgellmError, UnknownNameError
 from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from edgellm_core.engine import EngineChoice
     from edgellm_core.matrix.selection import MatrixCase
     from edgellm_core.pipeline.settings import BuildSettings
@@ -159,19 +156,4 @@ def _write_tiny(case: MatrixCase, settings: RunSettings, folder: Path) -> str:
     from edgellm_core.testing.checkpoints import write_family_checkpoint
 
     family = PluginHost.load(settings.plugin_paths).select({}, forced=case.family).family
-    with _no_progress_bars():
-        return str(write_family_checkpoint(folder / case.family, family))
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars for saving off the terminal, where the results are."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    return str(write_family_checkpoint(folder / case.family, family))

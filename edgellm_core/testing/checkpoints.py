@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -52,7 +53,8 @@ def write_tiny_checkpoint(
     loaded: Any = AutoConfig.for_model(modeled_as or model_type, **fields)
     model: Any = AutoModelForCausalLM.from_config(loaded)
     randomize(model, seed)
-    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
+    with _no_progress_bars():
+        model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
     if tokenizer:
         write_tokenizer(directory, vocab_size=int(model.config.get_text_config().vocab_size))
     if modeled_as:
@@ -61,6 +63,20 @@ def write_tiny_checkpoint(
         saved["architectures"] = config.get("architectures")
         path.write_text(json.dumps(saved, indent=2), encoding="utf-8")
     return directory
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers' bars for saving off the terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def write_family_checkpoint(directory: Path, family: ModelFamily, *, config: Mapping[str, Any] | None = None) -> Path:
