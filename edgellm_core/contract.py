@@ -290,13 +290,13 @@ class Target:
         """
 
     def engine_note(self, out: Path) -> str:
-        """Say how an engine is built where ``builds_engine`` is false.
+        """Say who builds an engine where ``builds_engine`` is false, as the rest of a sentence.
 
         Args:
             out: the bundle.
         """
         del out
-        return f"Target {self.name!r} has no engine."
+        return f"target {self.name!r} has none."
 
     def quantized(self, model: QuantizedModel) -> QuantizedForm:
         """Return how the runtime takes quantized layers and caches; by default it takes none.

@@ -57,10 +57,11 @@ def engine(
     loaded = load_bundle(bundle, check_digests=not no_check)
     limits = bundle_limits(loaded, max_batch_size=max_batch_size, max_input_len=max_input_len, max_seq_len=max_seq_len)
     with listening(as_json=as_json) as listener, stage_events("engine", listener) as report:
-        form = engine_form(find_target(loaded.manifest.target, PluginHost.load().targets()))
+        target = find_target(loaded.manifest.target, PluginHost.load().targets())
+        form = engine_form(target)
         backend = choose_backend(choice, report, compute_capability=sm, allowed=form.backends)
         if backend is None:
-            raise NoBackendError
+            raise NoBackendError("" if target.builds_engine else target.engine_note(bundle))
         record = add_engine(
             loaded,
             form=form,

@@ -32,9 +32,9 @@ class LiveDisplay:
         self.console = console
         self.progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -48,17 +48,19 @@ class LiveDisplay:
         elif event.event == "progress" and self._task is not None:
             self.progress.update(self._task, completed=event.completed, total=event.total, detail=event.message)
         elif event.event == "note":
-            self.console.print(f"  {event.message}", style="dim", highlight=False, soft_wrap=True)
+            self.console.print(f"  {event.message}", style="dim", highlight=False, markup=False, soft_wrap=True)
         elif event.event in {"done", "cached", "failed"}:
             self._finish(event)
 
     def _finish(self, event: Event) -> None:
+        from rich.text import Text
+
         if self._task is not None:
             self.progress.remove_task(self._task)
             self._task = None
         mark, color = {"done": ("✓", "green"), "cached": ("=", "cyan"), "failed": ("✗", "red")}[event.event]
         took = "from cache" if event.event == "cached" else f"{event.seconds:.1f} s, {event.peak_rss_mib:.0f} MiB"
-        self.console.print(f"[{color}]{mark}[/] {event.stage:<11}{took}", highlight=False)
+        self.console.print(Text.assemble((mark, color), f" {event.stage:<11}{took}"))
 
 
 @contextmanager

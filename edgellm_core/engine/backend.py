@@ -125,7 +125,7 @@ def choose_backend(
     """Decide which package builds the engine; None for no engine.
 
     ``auto`` is ``tensorrt`` where a GPU (of ``compute_capability``, if given) and the package are there, else
-    ``tensorrt-rtx`` where it is importable, else none, of those that are allowed; the choice is reported.
+    ``tensorrt-rtx`` where it is importable, else none, of those that are allowed; a choice is reported.
 
     Raises:
         UnknownNameError: ``requested`` is no choice.
@@ -151,9 +151,6 @@ def choose_backend(
             continue
         report.note(f"Engine: {backend.name}, version {backend.version()}.")
         return backend
-    report.note(
-        'Engine: none, because neither TensorRT with a GPU nor TensorRT-RTX is here. Run: pip install "edgellm[rtx]".'
-    )
     return None
 
 

@@ -23,15 +23,20 @@ class MissingBackendError(UserError):
         )
 
 
-class NoBackendError(UserError):
-    """No package that builds engines can be used here."""
+NO_BACKEND = 'neither TensorRT with a GPU nor TensorRT-RTX is here. Run: pip install "edgellm[rtx]".'
+"""Why there is no engine of a graph that any package builds, and what to do."""
 
-    def __init__(self) -> None:
-        """Build ``Building an engine needs …``."""
-        super().__init__(
-            "Building an engine needs TensorRT-RTX, or TensorRT and a GPU; neither is here. "
-            'Run: pip install "edgellm[rtx]".'
-        )
+
+class NoBackendError(UserError):
+    """No package that builds engines of the target can be used here."""
+
+    def __init__(self, remedy: str = "") -> None:
+        """Build ``No engine was built: …``.
+
+        Args:
+            remedy: what is missing and what to do, as sentences; by default for targets that any package builds.
+        """
+        super().__init__(f"No engine was built: {remedy or NO_BACKEND}")
 
 
 class UnknownComputeCapabilityError(UserError):

@@ -247,10 +247,10 @@ def _engine_plan(
     """
     settings = job.settings
     if settings.engine == "auto" and not job.target.builds_engine:
-        report.note(job.target.engine_note(job.out))
+        report.note(f"No engine: {job.target.engine_note(job.out)}")
         return None
     from edgellm_core.engine import choose_backend, engine_form, limits_for_context
-    from edgellm_core.engine.errors import OtherEngineBuilderError, TooOldGpuError, ZeroPointsError
+    from edgellm_core.engine.errors import NO_BACKEND, OtherEngineBuilderError, TooOldGpuError, ZeroPointsError
 
     form = engine_form(job.target)
     if settings.engine not in ("auto", "none", *form.backends):
@@ -263,6 +263,8 @@ def _engine_plan(
     )
     backend = choose_backend(settings.engine, report, compute_capability=settings.compute_capability)
     if backend is None:
+        if settings.engine == "auto":
+            report.note(f"No engine: {NO_BACKEND}")
         return None
     if layout is not None and "uint4" in layout.counts():
         if settings.engine != "auto":

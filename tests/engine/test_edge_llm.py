@@ -20,7 +20,12 @@ from edgellm_core.engine.backend import BACKENDS
 from edgellm_core.engine.builder import build_engine
 from edgellm_core.engine.bundle_engine import add_engine, bundle_limits
 from edgellm_core.engine.edge_llm import EdgeLlmEngineForm, builder_config, library_in
-from edgellm_core.engine.errors import EngineLibraryError, OtherEngineBuilderError, UnexpectedGraphInputError
+from edgellm_core.engine.errors import (
+    EngineLibraryError,
+    NoBackendError,
+    OtherEngineBuilderError,
+    UnexpectedGraphInputError,
+)
 from edgellm_core.engine.form import load_libraries
 from edgellm_core.engine.profiles import ProfileLimits, make_profiles
 from edgellm_core.events import Reporter
@@ -142,6 +147,12 @@ def test_another_package_is_refused(bundle):
     assert isinstance(result.exception, OtherEngineBuilderError)
     assert str(result.exception).startswith("Engines of target 'edge-llm' are built with tensorrt; got")
     assert load_bundle(bundle.directory).manifest.engine is None
+
+
+def test_auto_without_tensorrt_names_the_builder_of_the_runtime(bundle):
+    result = CliRunner().invoke(edgellm, ["engine", str(bundle.directory)])
+    assert isinstance(result.exception, NoBackendError)
+    assert f"llm_build --onnxDir {bundle.directory / 'llm'} --engineDir ENGINE_DIR" in str(result.exception)
 
 
 @pytest.fixture

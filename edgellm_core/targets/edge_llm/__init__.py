@@ -102,6 +102,6 @@ class EdgeLlmTarget(Target):
     def engine_note(self, out: Path) -> str:
         """Name the builder of the runtime."""
         return (
-            f"No engine: llm_build of TensorRT-Edge-LLM 0.11 builds it on the device: "
+            "llm_build of TensorRT-Edge-LLM 0.11 builds it on the device: "
             f"llm_build --onnxDir {out / 'llm'} --engineDir ENGINE_DIR"
         )
