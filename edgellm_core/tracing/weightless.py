@@ -74,6 +74,8 @@ def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
         model: PreTrainedModel = model_class._from_config(  # noqa: SLF001  # what AutoModel calls itself
             config, dtype=dtype, attn_implementation="eager"
         )
+    with refused_as_untraceable(model_class.__name__, "initializing its buffers"):
+        _initialize_buffers(model)
     if getattr(model.config.get_text_config(), "is_decoder", True) is False:
         reason = "is_decoder is false, so it is an encoder, whose tokens also attend to later ones"
         raise UnsupportedArchitectureError(config.model_type, config.architectures, reason, ())
@@ -85,6 +87,16 @@ def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
             if hasattr(module_config, "_attn_implementation_internal"):
                 module_config._attn_implementation_internal = "sdpa"  # noqa: SLF001
     return model
+
+
+def _initialize_buffers(model: PreTrainedModel) -> None:
+    """Compute buffers that no checkpoint holds once more, as ``from_pretrained`` does: in float32 as default type.
+
+    Constructors run with the model's type as default, in which GPT-J's frequencies would be rounded to float16.
+    """
+    for tensor in model.state_dict(keep_vars=True).values():
+        tensor._is_hf_initialized = True  # what transformers' initialization looks at  # noqa: SLF001
+    model.initialize_weights()
 
 
 def give_fake_parameters(model: nn.Module, mode: FakeTensorMode) -> None:
