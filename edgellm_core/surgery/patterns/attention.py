@@ -28,6 +28,7 @@ from edgellm_core.surgery.patterns.values import (
     dimension,
     either_order,
     is_last_axis,
+    narrower,
     number,
     producer,
     product,
@@ -92,7 +93,7 @@ class PlainAttention(PatternRule[FoundAttention]):
             finite = above_lowest(as_type(additive, found.query.dtype, edit), edit)
             mask = spread_mask(finite, found.mask.tensor, found.query, edit)
             visible = visible_rows(additive, edit) if found.guarded else None
-        widened = not same_type(output, found.query)
+        widened = narrower(found.query, output)
         if visible is not None or widened:
             output = gs.Variable(f"{name}.attended", dtype=found.query.dtype, shape=output.shape)
         inputs = [found.query, found.keys.write(edit, name), found.value, mask]
