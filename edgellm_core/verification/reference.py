@@ -147,13 +147,18 @@ def _take_scalars_of_whole_model(model: PreTrainedModel, subject: Subject) -> No
 
 
 def _round_weights(model: PreTrainedModel, element_type: str) -> None:
-    """Round the weights, and the buffers that transformers itself makes in that type, like Gemma's factor √hidden."""
+    """Round parameters and buffers to a type, but for those that transformers keeps in float32 in such a model.
+
+    Routers of Ernie 4.5 and the decay rates of gated delta nets stay float32, Gemma's factor √hidden does not.
+    """
     import torch
 
     dtype: torch.dtype = getattr(torch, element_type)
+    twin = _on_meta(model.config, dtype)
+    wide = {name for name, parameter in twin.named_parameters() if parameter.dtype != dtype}
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point() and name not in wide:
                 parameter.copy_(parameter.to(dtype))
     _round_buffers(model, dtype)
 
