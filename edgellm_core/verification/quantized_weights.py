@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgellm_core.verification.dequantize import dequantize, rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
     from pathlib import Path
 
     import torch
@@ -73,7 +73,11 @@ class LazyWeight:
 
 
 def lazy_state(
-    tensors: TensorIndex, layout: QuantizationLayout, stored: StoredTensors, scale_type: torch.dtype
+    tensors: TensorIndex,
+    layout: QuantizationLayout,
+    stored: StoredTensors,
+    scale_type: torch.dtype,
+    wide: Container[str] = (),
 ) -> Mapping[str, LazyWeight]:
     """Return every weight of the model by its name in the checkpoint, without what only quantization needs.
 
@@ -82,11 +86,14 @@ def lazy_state(
         layout: what of it is quantized.
         stored: reads them.
         scale_type: element type of the graph: weights that are not quantized, and scales, are rounded to it.
+        wide: weights that stay float32 in such a graph.
     """
+    import torch
+
     own = {f"{module}.{suffix}" for module, form in layout.linears.items() for suffix in form.tensors(2, 1 << 10)}
     weights = {f"{module}.weight": form for module, form in layout.linears.items()}
     return {
-        name: LazyWeight(stored, name, weights.get(name), scale_type)
+        name: LazyWeight(stored, name, weights.get(name), torch.float32 if name in wide else scale_type)
         for name in tensors
         if name in weights or (name not in own and not name.endswith((*KV_SCALES, QUERY_SCALE)))
     }

@@ -85,7 +85,7 @@ def _load_quantized(subject: Subject, synchronizer: Synchronizer | None) -> PreT
         exact = KV_SCALES if subject.target.exact_cache_scales else ()
         require_scales_that_fit(subject.layout, stored, [name for name in names if not name.endswith(exact)])
     config = own_head(subject.config, empty, subject.layout)
-    state = lazy_state(subject.tensors, subject.layout, stored, dtype)
+    state = lazy_state(subject.tensors, subject.layout, stored, dtype, _kept_wide(config, dtype))
     model = _from_pretrained(subject, config, None, state_dict=state)
     _round_buffers(model, dtype)
     install_rounding(model, subject, stored, dtype, synchronizer or Synchronizer())
@@ -147,20 +147,21 @@ def _take_scalars_of_whole_model(model: PreTrainedModel, subject: Subject) -> No
 
 
 def _round_weights(model: PreTrainedModel, element_type: str) -> None:
-    """Round parameters and buffers to a type, but for those that transformers keeps in float32 in such a model.
-
-    Routers of Ernie 4.5 and the decay rates of gated delta nets stay float32, Gemma's factor √hidden does not.
-    """
+    """Round parameters and buffers to a type, but for those that transformers keeps in float32 in such a model."""
     import torch
 
     dtype: torch.dtype = getattr(torch, element_type)
-    twin = _on_meta(model.config, dtype)
-    wide = {name for name, parameter in twin.named_parameters() if parameter.dtype != dtype}
+    wide = _kept_wide(model.config, dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point() and name not in wide:
                 parameter.copy_(parameter.to(dtype))
     _round_buffers(model, dtype)
+
+
+def _kept_wide(config: PreTrainedConfig, dtype: torch.dtype) -> set[str]:
+    """Return the parameters of another type in a model of ``dtype``: Ernie 4.5's routers, decay rates of delta nets."""
+    return {name for name, parameter in _on_meta(config, dtype).named_parameters() if parameter.dtype != dtype}
 
 
 def _round_buffers(model: PreTrainedModel, dtype: torch.dtype) -> None:

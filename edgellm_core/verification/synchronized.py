@@ -80,7 +80,7 @@ class Synchronizer:
 
         Args:
             place: where.
-            own: what the original rounded to, [batch, …].
+            own: what the original rounded to, [batch, …], or [batch * seq, …] as shared experts get it.
             sequence_axis: axis of the positions.
             order: where the graph may hold each number of the last axis; empty where only at its own place.
         """
@@ -92,7 +92,7 @@ class Synchronizer:
         graphs = _in_order(torch.from_numpy(given).reshape(own.shape), own, order)
         finite = graphs.isfinite()
         far = ((graphs - own).abs() > SAME * torch.maximum(graphs.abs(), own.abs())) | ~finite
-        at_tokens = far.movedim(sequence_axis, 1)[torch.from_numpy(self._real)]
+        at_tokens = _at_tokens(far.movedim(sequence_axis, 1), torch.from_numpy(self._real))
         counts = self.counts.setdefault(place, RoundingCounts())
         counts.differing += int(at_tokens.sum())
         counts.total += at_tokens.numel()
@@ -101,6 +101,11 @@ class Synchronizer:
     def first_wrong(self) -> str | None:
         """Return the first place at which more numbers differ than ties explain, or None."""
         return next((place for place, counts in self.counts.items() if counts.share), None)
+
+
+def _at_tokens(values: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return the values [batch, seq, …] or [batch * seq, …] at real positions [batch, seq]."""
+    return values[real if values.shape[:2] == real.shape else real.flatten()]
 
 
 def _in_order(graphs: torch.Tensor, own: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
