@@ -85,9 +85,10 @@ def _load_quantized(subject: Subject, synchronizer: Synchronizer | None) -> PreT
         exact = KV_SCALES if subject.target.exact_cache_scales else ()
         require_scales_that_fit(subject.layout, stored, [name for name in names if not name.endswith(exact)])
     config = own_head(subject.config, empty, subject.layout)
-    state = lazy_state(subject.tensors, subject.layout, stored, dtype, _kept_wide(config, dtype))
+    twin = _on_meta(config, dtype)
+    state = lazy_state(subject.tensors, subject.layout, stored, dtype, _kept_wide(twin, dtype))
     model = _from_pretrained(subject, config, None, state_dict=state)
-    _round_buffers(model, dtype)
+    _round_buffers(model, twin, dtype)
     install_rounding(model, subject, stored, dtype, synchronizer or Synchronizer())
     return model
 
@@ -151,22 +152,22 @@ def _round_weights(model: PreTrainedModel, element_type: str) -> None:
     import torch
 
     dtype: torch.dtype = getattr(torch, element_type)
-    wide = _kept_wide(model.config, dtype)
+    twin = _on_meta(model.config, dtype)
+    wide = _kept_wide(twin, dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point() and name not in wide:
                 parameter.copy_(parameter.to(dtype))
-    _round_buffers(model, dtype)
+    _round_buffers(model, twin, dtype)
 
 
-def _kept_wide(config: PreTrainedConfig, dtype: torch.dtype) -> set[str]:
+def _kept_wide(twin: PreTrainedModel, dtype: torch.dtype) -> set[str]:
     """Return the parameters of another type in a model of ``dtype``: Ernie 4.5's routers, decay rates of delta nets."""
-    return {name for name, parameter in _on_meta(config, dtype).named_parameters() if parameter.dtype != dtype}
+    return {name for name, parameter in twin.named_parameters() if parameter.dtype != dtype}
 
 
-def _round_buffers(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Round the buffers that transformers itself makes in ``dtype`` where the model is of that type."""
-    twin = _on_meta(model.config, dtype)
+def _round_buffers(model: PreTrainedModel, twin: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round the buffers that transformers itself makes in ``dtype`` where the model is of that type, like ``twin``."""
     narrow = {name for name, buffer in twin.named_buffers() if buffer.dtype == dtype}
     for name, buffer in model.named_buffers():
         if name in narrow:
