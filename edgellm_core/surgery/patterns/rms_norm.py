@@ -14,7 +14,7 @@ from edgellm_core.surgery.patterns.standardized import (
     rounded_source,
     standardized,
 )
-from edgellm_core.surgery.patterns.values import either_order, producer, same_type
+from edgellm_core.surgery.patterns.values import either_order, narrower, producer
 
 if TYPE_CHECKING:
     from edgellm_core.surgery.rule import Editor
@@ -65,7 +65,7 @@ def write_norm(operator: str, node: gs.Node, found: FoundNorm, edit: Editor) -> 
     """Write a semantic norm in the type of its input; a result in a narrower type is rounded after the weight."""
     name, output = name_of(node), node.outputs[0]
     parameters = [found.weight] if found.bias is None else [found.weight, found.bias]
-    if same_type(found.x, output):
+    if not narrower(output, found.x):
         edit.semantic(operator, [found.x, *parameters], output, name=name, epsilon=found.epsilon)
         return
     wide = [
