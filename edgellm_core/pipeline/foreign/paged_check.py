@@ -44,9 +44,9 @@ def compare(comparison: Comparison[ImportedDecoder]) -> CheckResult:
         given = ", ".join(f"{name}={size}" for name, size in comparison.dims.items())
         raise InvalidSettingError("--dim", "has no use for a decoder of target 'edge-llm'", given, "Leave it out.")
     form = comparison.form
-    table = _table(comparison, form)
-    original = _Original(comparison, form, table)
-    rewritten = _rewritten(comparison, form, table)
+    table = _table(comparison)
+    original = _Original(comparison, table)
+    rewritten = _rewritten(comparison, table)
     rewritten.start(2)
     worst, limit = 0.0, TOLERANCES["float16"]
     steps = list(_steps(len(table), padded=form.mask is not None))
@@ -77,16 +77,17 @@ def _steps(vocabulary: int, *, padded: bool) -> Iterator[Step]:
         yield Step(generator.integers(0, vocabulary, (2, seq)), mask, positions)
 
 
-def _table(comparison: Comparison[ImportedDecoder], form: ImportedDecoder) -> Array:
+def _table(comparison: Comparison[ImportedDecoder]) -> Array:
     """Return the table of embeddings, a random one where the graph reads embeddings."""
     for path in comparison.staged.tables.values():
         return read_table(path)
-    tokens = next(value for value in comparison.foreign.model.graph.input if value.name == form.tokens)
+    graph = comparison.foreign.model.graph
+    tokens = next(value for value in graph.input if value.name == comparison.form.tokens)
     hidden = tokens.type.tensor_type.shape.dim[2].dim_value
     return np.random.default_rng(1).standard_normal((_VOCABULARY, hidden)).astype(np.float16)
 
 
-def _rewritten(comparison: Comparison[ImportedDecoder], form: ImportedDecoder, table: Array) -> PagedGraph:
+def _rewritten(comparison: Comparison[ImportedDecoder], table: Array) -> PagedGraph:
     """Return the rewritten graph, its plugins written as functions."""
     import onnx
 
@@ -99,18 +100,18 @@ def _rewritten(comparison: Comparison[ImportedDecoder], form: ImportedDecoder, t
         session = load_graph(model, path.parent, [], widened=False)
     except Exception as error:  # the exceptions of ONNX Runtime and protobuf share no base but Exception
         raise RewrittenRunError("any inputs", one_line(error)) from error
-    return PagedGraph(session, GraphFiles(path, table, form.angles.cos_sin))
+    return PagedGraph(session, GraphFiles(path, table, comparison.form.angles.cos_sin))
 
 
 class _Original:
     """The input file, with its cache where it has one; otherwise it reads all tokens in every step."""
 
-    def __init__(self, comparison: Comparison[ImportedDecoder], form: ImportedDecoder, table: Array) -> None:
+    def __init__(self, comparison: Comparison[ImportedDecoder], table: Array) -> None:
         self._path = comparison.foreign.path
-        self._form, self._table = form, table
+        self._form, self._table = comparison.form, table
         self._session = open_session(self._path, self._path)
         self._inputs = {value.name: value for value in self._session.get_inputs()}
-        self._cache = {name: self._empty(name) for name in form.past}
+        self._cache = {name: self._empty(name) for name in self._form.past}
         self._seen = np.zeros((2, 0), np.int64)
 
     def _empty(self, name: str) -> Array:

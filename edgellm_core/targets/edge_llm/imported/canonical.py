@@ -70,8 +70,8 @@ def _write_mask(graph: gs.Graph, node: gs.Node, mask: gs.Tensor, window: int) ->
 def _drop_guard(node: gs.Node, interface: Interface) -> None:
     """Drop a ``Where`` that sets the output of rows without any key to zero: real tokens always see themselves."""
     output = node.outputs[0]
-    guard = output.outputs[0] if len(output.outputs) == 1 else None
-    if guard is None or guard.op != "Where" or guard.domain:
+    guard = _only_reader(output, "Where")
+    if guard is None:
         return
     condition, *branches = guard.inputs
     kept = branches[0] is output
