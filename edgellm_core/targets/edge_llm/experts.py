@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
-import onnx
+import onnx_graphsurgeon as gs
 
 from edgellm_core.surgery.rule import Rule, Stage, semantic
 from edgellm_core.targets.edge_llm.errors import ExpertsNotExpressibleError
@@ -13,8 +13,6 @@ from edgellm_core.targets.edge_llm.quantized_linear import PLUGIN_DOMAIN
 from edgellm_core.targets.edge_llm.routing import read_routing
 
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
     from edgellm_core.surgery.rule import Editor
     from edgellm_core.targets.edge_llm.routing import Routing
 
@@ -132,7 +130,4 @@ def float32_logits(name: str, routing: Routing, edit: Editor) -> gs.Tensor:
     logits = routing.logits
     if logits.dtype == np.float32:
         return logits
-    kind = onnx.TensorProto.FLOAT
-    wide = edit.node("Cast", [logits], f"{name}.logits", name=f"{name}/logits", to=kind)
-    wide.dtype = np.dtype(np.float32)
-    return wide
+    return edit.cast(logits, gs.Variable(f"{name}.logits", dtype=np.float32), name=f"{name}/logits")

@@ -137,7 +137,8 @@ def _optional_inputs(name: str, pattern: AttentionPattern, edit: Editor) -> list
             inputs.append(gamma)
     if pattern.sinks is not None:
         sinks = pattern.sinks
-        inputs.append(edit.node("Cast", [sinks], f"{sinks.name}.float32", name=f"{name}/sinks", to=1))
+        wide = gs.Variable(f"{sinks.name}.float32", dtype=np.float32)
+        inputs.append(edit.cast(sinks, wide, name=f"{name}/sinks"))
     return inputs
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnx
+import onnx_graphsurgeon as gs
 
 from edgellm_core.surgery.rule import Rule, semantic
 
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
     from edgellm_core.surgery.rule import Editor
 
 TOKENS_LAST: Final = [0, 2, 1]
@@ -39,15 +37,14 @@ class ExpertsToMatMul(Rule):
         routing = _routing(node, int(down.shape[0]), edit)
         same = weights.dtype == x.dtype
         if not same:
-            kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(weights.dtype))
-            narrow = edit.node("Cast", [narrow], f"{name}.wide", name=f"{name}/wide", like=weights, to=kind)
+            narrow = edit.cast(narrow, gs.Variable(f"{name}.wide", dtype=weights.dtype), name=f"{name}/wide")
         weighted = edit.node("Mul", [narrow, routing], f"{name}.weighted", name=f"{name}/weigh", like=weights)
         target = result if same else f"{name}.mixed"
         mixed = edit.node(
             "ReduceSum", [weighted, edit.constant([0])], target, name=f"{name}/mix", like=weights, keepdims=0
         )
         if not same:
-            edit.node("Cast", [mixed], result, name=name, to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(x.dtype)))
+            edit.cast(mixed, result, name=name)
 
 
 def _product(name: str, x: gs.Tensor, weight: gs.Tensor, edit: Editor) -> gs.Tensor:
