@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.docstrings import first_line, parse_docstring, to_markdown
 from tests.edge_llm_wheel.page import wheel_tables
 from tests.generated_conformance import conformance_page
+from tests.generated_corpus import corpus_page
 from tests.generated_coverage import coverage_page
 from tests.generated_errors import errors_page
 
@@ -377,6 +378,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "errors.md": lambda: errors_page(table),
     "conformance.md": lambda: conformance_page(table),
     "coverage.md": lambda: coverage_page(table),
+    "corpus.md": lambda: corpus_page(table),
 }
 """File in ``docs/reference`` → what makes its text."""
 

@@ -1,0 +1,36 @@
+"""What a precision holds, and what it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.corpus.case import Made, case
+from tests.corpus.checkpoints import edit_tensors, llama
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@case(outcome="right", settings={"precision": "fp16"}, tolerance=2e-2, new_tokens=0)
+def float32_as_fp16(folder: Path) -> Made:
+    """A float32 checkpoint in the default precision."""
+    return Made(llama(folder))
+
+
+@case(outcome="right", settings={"precision": "bf16"}, tolerance=5e-2, new_tokens=0)
+def bfloat16(folder: Path) -> Made:
+    """A bfloat16 checkpoint in its own precision."""
+    return Made(llama(folder, dtype="bfloat16"))
+
+
+@case(outcome="refused", settings={"precision": "fp16"}, message="--precision bf16")
+def weight_beyond_float16(folder: Path) -> Made:
+    """A weight that float16 can't hold."""
+    source = llama(folder)
+
+    def raise_one(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = 1e6
+        return tensors
+
+    edit_tensors(source, raise_one)
+    return Made(source)

@@ -1,0 +1,48 @@
+"""Every case of the corpus does what it says."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgellm_core import build, load_bundle
+from edgellm_core.errors import EdgellmError
+from edgellm_core.runtime.text import TextGenerator
+from tests.corpus.case import CorpusCase, all_cases
+from tests.corpus.independent import answers, largest_error, load_original, prompts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgellm_core.events import Event
+
+CASES = all_cases()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(case: CorpusCase, tmp_path: Path):
+    made = case.make(tmp_path)
+    out, said = tmp_path / "bundle", []
+    settings = {"precision": "fp32", "engine": "none", **case.settings}
+
+    def listen(event: Event) -> None:
+        said.append(event.message or "")
+
+    if case.outcome == "refused":
+        assert case.message, "say which message is expected"
+        with pytest.raises(EdgellmError, match=re.escape(case.message)):
+            build(made.source, out, listener=listen, **settings)
+        assert not out.exists()
+        assert not list(tmp_path.glob(".edgellm-work-*"))
+        return
+    build(made.source, out, listener=listen, **settings)
+    assert case.note in "\n".join(said)
+    model = load_original(made.original or made.source)
+    rows = prompts(model.config.get_text_config().vocab_size, case.lengths)
+    session = TextGenerator(load_bundle(out), threads=1).session
+    assert largest_error(session, model, rows) <= case.tolerance
+    if case.new_tokens:
+        mine, theirs = answers(out, model, rows, case.new_tokens)
+        assert mine == theirs
