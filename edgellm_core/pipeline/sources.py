@@ -11,6 +11,8 @@ from edgellm_core.pipeline.fingerprint import digest_of
 from edgellm_core.quantization.importers import find_importer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.events import Reporter
     from edgellm_core.registry import ModelRegistry
@@ -36,6 +38,10 @@ def open_source(
     if importer is None:
         return checkpoint
     from edgellm_core.quantization.importers.conversion import canonical_directory
+    from edgellm_core.verification.conversion_check import require_equal_conversion
+
+    def check(made: Path) -> None:
+        require_equal_conversion(made, checkpoint.directory, checkpoint.config, checkpoint.tensors, report)
 
     directory = canonical_directory(
         checkpoint.directory,
@@ -44,6 +50,7 @@ def open_source(
         importer,
         key=digest_of(checkpoint.fingerprint(), str(checkpoint.directory.resolve())),
         report=report,
+        check=check,
     )
     location = Location(kind="directory", id=str(directory), path=directory)
     converted = open_directory(directory, location, trust_remote_code=trust_remote_code)

@@ -33,6 +33,17 @@ class MalformedQuantizationError(UserError):
         )
 
 
+class ContradictoryQuantizationError(UserError):
+    """What a quantized checkpoint says and what it holds exclude each other."""
+
+    def __init__(self, directory: Path, problem: str) -> None:
+        """Name the checkpoint, what it says and what it holds."""
+        super().__init__(
+            f"What {directory} says of its quantization must fit the tensors that it holds; {problem}. Correct "
+            "quantization_config in its config.json, or export the checkpoint again with the tool that quantized it."
+        )
+
+
 class QuantizedTensorMismatchError(UserError):
     """A tensor of a quantized layer is missing, or is not what its format says."""
 

@@ -188,6 +188,17 @@ class QuantizedSourceMissingError(UserError):
         )
 
 
+class ConversionDiffersError(EdgellmError):
+    """The conversion of a quantized checkpoint and a second reading of it give different numbers."""
+
+    def __init__(self, directory: Path, name: str, problem: str) -> None:
+        """Name the checkpoint, the first tensor that differs, and how."""
+        super().__init__(
+            f"The conversion of {str(directory)!r} must equal a second reading of it by its published format; "
+            f"{name!r} {problem}. Build from the unquantized checkpoint with --precision, and please report it."
+        )
+
+
 class ScaleRangeError(UserError):
     """float16 can't hold a scale of the quantized checkpoint."""
 

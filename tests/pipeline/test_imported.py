@@ -11,7 +11,11 @@ import torch
 
 from edgellm_core.engine.errors import ZeroPointsError
 from edgellm_core.pipeline.build import build
-from edgellm_core.quantization.errors import QuantizedTensorMismatchError, UnsupportedQuantizationError
+from edgellm_core.quantization.errors import (
+    ContradictoryQuantizationError,
+    QuantizedTensorMismatchError,
+    UnsupportedQuantizationError,
+)
 from edgellm_core.runtime.session import DecoderSession
 from tests.packed_checkpoints import awq_integers, plain_integers, random_layer, write_checkpoint
 from tests.stock_modelopt import tiny_llama
@@ -106,12 +110,14 @@ CASES = {
     "awq": (AWQ, awq_tensors, {"symmetric": False}, "UINT4"),
     "awq-symmetric": (AWQ, awq_tensors, {}, "INT4"),
     "gptq": (GPTQ, gptq_tensors, {}, "INT4"),
-    "gptq-asymmetric": (GPTQ, gptq_tensors, {"symmetric": False, "lowest_zero": 1}, "UINT4"),
+    "gptq-asymmetric": (GPTQ | {"sym": False}, gptq_tensors, {"symmetric": False, "lowest_zero": 1}, "UINT4"),
     "gptq-act-order": (GPTQ | {"desc_act": True}, gptq_tensors, {"order": 1}, "INT4"),
-    "gptq-act-order-asymmetric": (GPTQ, gptq_tensors, {"order": 2, "symmetric": False, "lowest_zero": 1}, "UINT4"),
+    "gptq-act-order-asymmetric": (
+        GPTQ | {"sym": False}, gptq_tensors, {"order": 2, "symmetric": False, "lowest_zero": 1}, "UINT4"
+    ),
     "gptq_v2": (
-        GPTQ | {"checkpoint_format": "gptq_v2"}, lambda *layer: gptq_tensors(*layer, offset=0), {"symmetric": False},
-        "UINT4",
+        GPTQ | {"checkpoint_format": "gptq_v2", "sym": False}, lambda *layer: gptq_tensors(*layer, offset=0),
+        {"symmetric": False}, "UINT4",
     ),
     "compressed-tensors": (compressed("pack-quantized", FOUR_BITS), packed_tensors, {}, "INT4"),
     "compressed-tensors-asymmetric": (
@@ -236,7 +242,8 @@ def test_an_engine_of_weights_with_zero_points_is_refused_by_name(tmp_path, quic
     (AWQ | {"bits": 3}, "AutoAWQ with 3 bits"),
     (GPTQ | {"bits": 8}, "GPTQ with 8 bits"),
     (GPTQ | {"checkpoint_format": "marlin"}, "GPTQ with checkpoint_format 'marlin'"),
-    (GPTQ | {"dynamic": {"+:.*": {"bits": 8}}}, r"GPTQ with settings of single layers \(dynamic\)"),
+    (GPTQ | {"pack_dtype": "int16"}, "GPTQ with pack_dtype 'int16'"),
+    (GPTQ | {"adapter": {"rank": 8}}, "GPTQ with adapter"),
     (compressed("pack-quantized", FOUR_BITS | {"num_bits": 8}), "pack-quantized with 8-bit int weights by group"),
     (compressed("pack-quantized", FOUR_BITS, FLOAT8), "pack-quantized .* and rounded inputs"),
     (compressed("nvfp4-pack-quantized", FOUR_BITS | {"type": "float"}), "nvfp4-pack-quantized with 4-bit float"),
@@ -265,8 +272,38 @@ def test_malformed_layers_are_named(tmp_path, quick, change, error, named):
         found = gptq_tensors(*layer)
         return found | change(found)
 
-    folder, _model = written(tmp_path / "source", GPTQ, tensors)
+    folder, _model = written(tmp_path / "source", GPTQ | {"sym": False}, tensors)
     with pytest.raises(error, match=named):
+        build(str(folder), tmp_path / "out", quick(verify="off"))
+
+
+@pytest.mark.parametrize(("dynamic", "error", "named"), [
+    ({"+:.*up_proj": {"bits": 8}}, UnsupportedQuantizationError, r"for '.*up_proj' by dynamic .* with 8 bits"),
+    ({"-:.*up_proj": {}}, ContradictoryQuantizationError, r"dynamic '-:.*up_proj' leaves '.*up_proj' unquantized"),
+    ({".*up_proj": {"group_size": 64}}, ContradictoryQuantizationError, r"group_size 64 means 2 groups"),
+    ({".*(": {}}, ContradictoryQuantizationError, r"no regular expression"),
+    (["up_proj"], ContradictoryQuantizationError, r"'dynamic' must map"),
+])  # fmt: skip
+def test_settings_of_single_layers_must_fit_them(tmp_path, quick, dynamic, error, named):
+    folder, _model = written(tmp_path / "source", GPTQ | {"dynamic": dynamic}, gptq_tensors)
+    with pytest.raises(error, match=named):
+        build(str(folder), tmp_path / "out", quick(verify="off"))
+
+
+@pytest.mark.parametrize("dynamic", [{"-:.*visual": {}}, {"+:.*up_proj": {"group_size": GROUP}}])
+def test_settings_of_single_layers_that_fit_are_taken(tmp_path, quick, dynamic):
+    folder, model = written(tmp_path / "source", GPTQ | {"dynamic": dynamic}, gptq_tensors)
+    assert error_of(build(str(folder), tmp_path / "out", quick(verify="off")), model) < 2e-6
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"sym": "yes"}, "'sym' must be true or false and is 'yes'"),
+    ({"group_size": "32"}, "'group_size' must be -1 or a positive number and is '32'"),
+    ({"group_size": -1}, "group_size -1 means 1 groups"),
+])  # fmt: skip
+def test_settings_that_mean_nothing_are_named(tmp_path, quick, change, named):
+    folder, _model = written(tmp_path / "source", GPTQ | change, gptq_tensors)
+    with pytest.raises(ContradictoryQuantizationError, match=named):
         build(str(folder), tmp_path / "out", quick(verify="off"))
 
 

@@ -16,14 +16,14 @@ from edgellm_core.quantization.layout import MIXED, QUANT_CONFIG
 from edgellm_core.settings import ELEMENT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
     from edgellm_core.events import Reporter
     from edgellm_core.quantization.importers.source import Imported, Importer
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raise it when conversions write something else; older ones are then made again."""
 
 CHUNK_BYTES: Final = 16 << 20
@@ -37,6 +37,7 @@ def canonical_directory(
     *,
     key: str,
     report: Reporter,
+    check: Callable[[Path], None],
 ) -> Path:
     """Return the directory of the converted checkpoint; convert it where that was not done before.
 
@@ -47,6 +48,7 @@ def canonical_directory(
         importer: reads them.
         key: changes with every file of the checkpoint.
         report: told how long it took.
+        check: raises an error where the finished result is not what the source says; it is then not kept.
 
     Raises:
         UnsupportedQuantizationError: something of it can't be represented.
@@ -60,6 +62,8 @@ def canonical_directory(
     source = ForeignCheckpoint(directory=directory, settings=config["quantization_config"], tensors=tensors)
     imported = importer(source)
     new = _all_tensors(tensors, imported)
+    for note in imported.notes:
+        report.note(note)
     report.note(f"Converting {len(imported.layers)} layers that {imported.producer} quantized; done once.")
 
     def write(made: Path) -> None:
@@ -67,6 +71,7 @@ def canonical_directory(
         _copy_other_files(directory, config, made)
         _write_description(made / QUANT_CONFIG, imported)
         _write_safetensors(made / SINGLE_FILE, new, report)
+        check(made)
 
     needed = sum(math.prod(t.shape) * ELEMENT_BYTES[t.element_type] for t in new.values())
     write_conversion(result, write, what=f"Converting '{directory}'", needed=needed)

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 
-from edgellm_core.quantization.errors import QuantizedTensorMismatchError, UnsupportedQuantizationError
+from edgellm_core.quantization.errors import (
+    ContradictoryQuantizationError,
+    QuantizedTensorMismatchError,
+    UnsupportedQuantizationError,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +49,54 @@ class ForeignCheckpoint:
             UnsupportedQuantizationError: naming it.
         """
         raise UnsupportedQuantizationError(self.directory, what)
+
+    def contradict(self, what: str) -> NoReturn:
+        """Say which setting and which tensors exclude each other.
+
+        Raises:
+            ContradictoryQuantizationError: naming both.
+        """
+        raise ContradictoryQuantizationError(self.directory, what)
+
+    def flag(self, settings: Mapping[str, Any], key: str, *, default: bool) -> bool:
+        """Return a setting that is true or false; ``default`` where it is not set.
+
+        Raises:
+            ContradictoryQuantizationError: it is neither.
+        """
+        value = settings.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.contradict(f"{key!r} must be true or false and is {value!r}")
+        return value
+
+    def require_groups(self, settings: Mapping[str, Any], module: str, *, inputs: int, groups: int) -> None:
+        """Refuse a layer whose scales are not those of the ``group_size`` that the settings name.
+
+        Args:
+            settings: of the layer; ``group_size`` -1 means one group of all inputs, none nothing.
+            module: path of the layer.
+            inputs: its inputs.
+            groups: the groups that its scales are for.
+
+        Raises:
+            UnsupportedQuantizationError: the groups don't divide the inputs.
+            ContradictoryQuantizationError: there are more or fewer groups than the settings say.
+        """
+        if not groups or inputs % groups:
+            self.refuse(f"{groups} groups of the {inputs} inputs of {module!r}")
+        size = settings.get("group_size")
+        if size is None:
+            return
+        if isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1):
+            self.contradict(f"'group_size' must be -1 or a positive number and is {size!r}")
+        wanted = 1 if size == -1 else -(-inputs // size)
+        if groups != wanted:
+            self.contradict(
+                f"group_size {size} means {wanted} groups of the {inputs} inputs of {module!r}, whose scales are those "
+                f"of {groups}"
+            )
 
     def require(self, name: str, element_types: Sequence[str], rank: int) -> TensorEntry:
         """Return a tensor that must be there.
@@ -102,6 +154,7 @@ class Imported:
         others: further new tensors by name, such as the scales of a cache.
         kv_cache: ``kv_cache_quant_algo``; None for a cache that is not rounded.
         producer: what quantized the checkpoint.
+        notes: which rule settled what the checkpoint leaves open; sentences for the user.
     """
 
     layers: Mapping[str, Mapping[str, NewTensor]]
@@ -110,6 +163,7 @@ class Imported:
     others: Mapping[str, NewTensor] = field(default_factory=dict)
     kv_cache: str | None = None
     producer: str = ""
+    notes: Sequence[str] = ()
 
 
 Importer = Callable[[ForeignCheckpoint], Imported]
