@@ -64,7 +64,7 @@ def load_reference(subject: Subject, synchronizer: Synchronizer | None = None) -
 def _load_plain(subject: Subject) -> PreTrainedModel:
     config = copy.deepcopy(subject.config)
     model = _from_pretrained(subject, config, subject.directory, local_files_only=True, use_safetensors=True)
-    if subject.precision == "bf16" or subject.chooses_experts:
+    if subject.precision != "fp32":
         _round_weights(model, ELEMENT_TYPES[subject.precision])
     return model
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgellm_core.targets import load_class
 from edgellm_core.targets.onnx import OnnxTarget
-from edgellm_core.verification.tolerances import CHOOSING, QUANTIZED
+from edgellm_core.verification.tolerances import QUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +28,6 @@ Mode = Literal["full", "layers", "off"]
 
 PRECISIONS: Final = {1: "fp32", 10: "fp16", 16: "bf16"}
 """``onnx.TensorProto.DataType`` → precision."""
-
-CHOOSE_EXPERTS: Final = frozenset({"TopK", "Fp16MoePlugin"})
-"""Operators that choose the experts of a token."""
 
 LEAST_LAYERS: Final = 2
 """Fewest layers of ``--verify layers``: one whose input is the embedding and one whose input is another layer."""
@@ -67,7 +64,7 @@ class Subject:
     layout: QuantizationLayout | None = None
 
     def open_session(self, *, extra: Sequence[str] = ()) -> GraphSession:
-        """Load the graph into what executes graphs of its target.
+        """Load the graph, its types raised to float32, into what executes graphs of its target.
 
         Args:
             extra: names of further tensors to show.
@@ -76,14 +73,7 @@ class Subject:
             EdgellmError: it can't be loaded.
         """
         session: type[GraphSession] = load_class(self.target.graph_session)
-        widened = self.layout is not None or self.chooses_experts
-        return session(self.graph, self.folder, extra=extra, widened=widened)
-
-    @property
-    def chooses_experts(self) -> bool:
-        """Whether a float16 graph that is not quantized chooses experts, which a rounding can turn elsewhere."""
-        plain = self.layout is None and self.precision == "fp16"
-        return plain and any(node.op_type in CHOOSE_EXPERTS for node in self.graph.graph.node)
+        return session(self.graph, self.folder, extra=extra, widened=True)
 
     @property
     def element_type(self) -> str:
@@ -95,9 +85,7 @@ class Subject:
     @property
     def tolerance_row(self) -> str:
         """Row of the table of tolerances."""
-        if self.layout is not None:
-            return QUANTIZED
-        return CHOOSING if self.chooses_experts else self.precision
+        return self.precision if self.layout is None else QUANTIZED
 
     @property
     def rounding_points(self) -> dict[str, str]:
@@ -124,7 +112,7 @@ class Subject:
             parts.append(f"first {self.layers} of {self.depth} layers + head")
         if self.layout is not None:
             parts.append(self._quantized_reference(self.layout))
-        elif self.precision == "bf16" or self.chooses_experts:
+        elif self.precision != "fp32":
             narrow = "bfloat16" if self.precision == "bf16" else "float16"
             parts.append(f"weights rounded to {narrow}; the graph ran with its types raised to float32")
         return ", ".join(parts)

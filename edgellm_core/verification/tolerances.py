@@ -13,25 +13,16 @@ from edgellm_core.errors import UnknownNameError
 QUANTIZED: Final = "quantized"
 """Row of the table for every quantized checkpoint."""
 
-CHOOSING: Final = "fp16, experts chosen"
-"""Row of the table for float16 graphs in which a token's experts are chosen."""
-
 TOLERANCES: Final = {
     # Both sides compute in float32 and differ in the order of sums. Measured: up to 2e-6 on the tiny checkpoints of the
     # families, 4e-6 on SmolLM2-135M. 1e-4 leaves room for depth.
     "fp32": 1e-4,
-    # The original in float32 against float16 weights and activations (unit roundoff 4.9e-4, carried through the
-    # layers). Measured: up to 4e-3 on the tiny checkpoints, 2e-3 on SmolLM2-135M. 2e-2 leaves room for depth.
-    # ONNX Runtime's CPU kernels keep float32 between some operators, so a device rounds more often than this shows.
-    "fp16": 2e-2,
-    # The graph runs raised to float32 over float16 weights, the original in float32 over the same rounded weights.
-    # Where two experts are nearly tied, float16 activations choose the other one: of 480 positions of a tiny
-    # checkpoint with 128 experts transformers itself, in float16, differs by more than 2e-2 at 5, by up to 9e-2.
-    # Measured: up to 2e-6 on the tiny checkpoints, and 3e-5 for gpt_oss. Numbers of the config are float16 constants.
-    CHOOSING: 1e-3,
-    # The graph runs raised to float32 over bfloat16 weights (ONNX Runtime has no bfloat16 kernels), the original in
-    # float32 over the same bfloat16-rounded weights. What remains is the order of sums, as in fp32 (same measurements).
-    # How a device rounds bfloat16 activations is not part of this comparison.
+    # The graph runs raised to float32 over float16 or bfloat16 weights, the original in float32 over the same rounded
+    # weights. What remains is the order of sums, as in fp32 (same measurements). So it is the graph that is judged, not
+    # a kernel: a real Qwen2 of 0.5 B is within 0.005 of float32 in float16 on a GPU and 0.021 on ONNX Runtime's CPU
+    # kernels, which round scores of several hundred; a RoPE table that is off by 2⁻¹¹ would have passed there. What the
+    # arithmetic of a narrow type costs is measured and recorded beside it.
+    "fp16": 1e-4,
     "bf16": 1e-4,
     # Every quantized checkpoint, whatever its scheme. Both sides compute in float32 over the same dequantized weights,
     # and go on from the same rounded numbers, so what remains is the order of sums. Measured: 7e-7 on tiny checkpoints
@@ -41,11 +32,10 @@ TOLERANCES: Final = {
 }
 """Precision → largest ``max_rel_err`` that passes, with what it was measured against."""
 
-LOCAL_NOISE: Final = {"fp32": 1e-5, "fp16": 1e-2, CHOOSING: 1e-4, "bf16": 1e-5, QUANTIZED: 1e-5}
+LOCAL_NOISE: Final = {"fp32": 1e-5, "fp16": 1e-5, "bf16": 1e-5, QUANTIZED: 1e-5}
 """Precision → error (largest token, relative Euclidean norm) that one decoder layer may add by rounding alone.
 
-Measured on SmolLM2-135M: median 4e-7 in float32 and 5e-4 in float16, largest 5e-6 and 4e-3 (in the layer that creates
-its massive activations). It only decides how a failure is explained.
+Measured on SmolLM2-135M in float32: median 4e-7, largest 5e-6 (in the layer that creates its massive activations). It only decides how a failure is explained.
 """
 
 

@@ -43,13 +43,11 @@ def test_a_right_graph_passes(exported, family, precision, dtype):
     assert record.status == "passed"
     assert record.prompts == 4
     assert 0 < record.max_rel_err <= record.tolerance == TOLERANCES[precision]
-    assert record.max_rel_err <= {"fp32": 5e-6, "fp16": 8e-3, "bf16": 5e-6}[precision]
-    assert record.top1_agreement > 0.97
-    assert 0 <= record.kl < 1e-4
+    assert record.max_rel_err <= 5e-6
+    assert 0 <= record.kl < 1e-9
     assert {row.case for row in result.rows} == CHECKS
-    if precision != "fp16":
-        assert record.greedy_tokens_equal is True
-        assert record.top1_agreement == 1
+    assert record.greedy_tokens_equal is True
+    assert record.top1_agreement == 1
 
 
 def test_every_demanded_step_is_compared(exported):
@@ -187,24 +185,24 @@ def test_a_wrong_graph_is_refused_with_the_first_wrong_part(exported, tmp_path, 
 @pytest.mark.parametrize("mutate", [change_scale, change_all_epsilons])
 def test_a_wrong_graph_is_refused_in_fp16(exported, tmp_path, mutate):
     copy = broken(exported, tmp_path, "qwen2", mutate, "fp16")
-    with pytest.raises(VerificationFailedError, match=r"exceeds the tolerance 0\.02") as caught:
+    with pytest.raises(VerificationFailedError, match=r"exceeds the tolerance 0\.0001") as caught:
         copy.verify()
     assert caught.value.part == {change_scale: "decoder layer 2", change_all_epsilons: "decoder layer 0"}[mutate]
 
 
 def test_spread_positions_show_what_short_prompts_do_not(export_checkpoint, tmp_path):
-    """RoPE scaling that starts beyond 8192 tokens changes a prompt of 34 less than float16 does."""
+    """RoPE scaling that starts beyond 8192 tokens hardly changes a prompt of 34."""
     config = dict(PluginHost.load(environ={}).select({}, forced="llama").family.tiny_config())
     scaling = {**config["rope_parameters"], "original_max_position_embeddings": 8192}
     config.update(max_position_embeddings=65536, rope_parameters=scaling)
     directory = write_tiny_checkpoint(tmp_path / "checkpoint", config)
     export = export_checkpoint(directory, tmp_path / "export", "fp16")
-    assert export.verify().max_rel_err < 8e-3
+    assert export.verify().max_rel_err < 5e-6
     model = onnx.load(export.model, load_external_data=False)
     drop_rope_scaling(model.graph)
     onnx.save(model, export.model)
     with pytest.raises(VerificationFailedError, match="in 'spread positions'") as caught:
-        export.verify()
+        export.verify(tolerance=1e-2)  # prompts show less
     assert caught.value.part == "decoder layer 0"
 
 
@@ -233,7 +231,7 @@ def test_one_changed_element_names_the_weight(exported, tmp_path, family, precis
     copy = exported(family, precision).copy(tmp_path / "broken")
     change_weight(copy, name)
     with pytest.raises(VerificationFailedError, match="differs from the checkpoint") as caught:
-        copy.verify(tolerance=None if precision == "fp32" else 4e-3)
+        copy.verify()
     assert caught.value.part == part
     assert caught.value.tensors == (name,)
     assert f"{part}, where {name!r} differs" in str(caught.value)
@@ -257,13 +255,17 @@ def test_a_wrong_layer_among_the_first_is_found_in_a_cut_graph(exported, tmp_pat
 
 def test_errors_within_rounding_name_no_layer(exported):
     with pytest.raises(VerificationFailedError, match=r"within the rounding of fp16, .* --precision bf16 or") as caught:
-        exported("llama", "fp16").verify(tolerance=1e-5)
+        exported("llama", "fp16").verify(tolerance=1e-9)
     assert caught.value.part is None
 
 
-def test_a_flip_that_is_only_a_tie_passes_and_is_told(exported):
+def test_a_flip_that_is_only_a_tie_passes_and_is_told(exported, tmp_path):
+    def shift_epsilon(graph):
+        for node in nodes(graph, "RMSNormalization"):
+            attribute(node, "epsilon").f = 0.01
+
     notes = []
-    result = exported("llama", "fp16").verify(notes=notes)
+    result = broken(exported, tmp_path, "llama", shift_epsilon).verify(tolerance=0.2, notes=notes)
     assert result.ties > 0
     assert result.top1_agreement < 1
     assert any("ties, which are let through" in note for note in notes)

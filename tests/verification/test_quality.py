@@ -29,11 +29,12 @@ from edgellm_core.verification.quality import (
 from edgellm_core.verification.text_recording import loaded_original, record_text
 
 
-def own_quality(exported, ids):
-    """Compute the numbers with transformers, ONNX Runtime and torch alone."""
-    model = AutoModelForCausalLM.from_pretrained(exported.checkpoint.directory, dtype=torch.float32)
-    with torch.no_grad():
-        wanted = model(torch.from_numpy(ids)).logits.double()[:, :-1]
+def own_logits(exported, ids):
+    """Return the graph's logits by ONNX Runtime, and for float16 those of transformers over rounded weights."""
+    if exported.precision == "fp16":
+        rounded = AutoModelForCausalLM.from_pretrained(exported.checkpoint.directory, dtype=torch.float16).float()
+        with torch.no_grad():
+            return rounded(torch.from_numpy(ids)).logits.numpy()
     session = onnxruntime.InferenceSession(str(exported.model), providers=["CPUExecutionProvider"])
     feeds = {
         "input_ids": ids,
@@ -48,7 +49,15 @@ def own_quality(exported, ids):
             ]
             feeds[value.name] = np.zeros(shape, np.float16 if value.type == "tensor(float16)" else np.float32)
     named = {value.name for value in session.get_inputs()}
-    logits = session.run(["logits"], {name: value for name, value in feeds.items() if name in named})[0]
+    return session.run(["logits"], {name: value for name, value in feeds.items() if name in named})[0]
+
+
+def own_quality(exported, ids):
+    """Compute the numbers with transformers, ONNX Runtime and torch alone."""
+    model = AutoModelForCausalLM.from_pretrained(exported.checkpoint.directory, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(ids)).logits.double()[:, :-1]
+    logits = own_logits(exported, ids)
     found = torch.from_numpy(logits.astype(np.float64))[:, :-1]
     targets = torch.from_numpy(ids[:, 1:]).reshape(-1)
     p, q = wanted.log_softmax(-1).flatten(0, 1), found.log_softmax(-1).flatten(0, 1)

@@ -22,7 +22,7 @@ RIGHT = [
 def test_right_by_proof(edge_llm, family, changes):
     manifest = edge_llm(family, **changes).bundle.manifest
     assert (manifest.target, manifest.verification.status) == ("edge-llm", "passed")
-    assert manifest.verification.max_rel_err < 0.006  # measured: up to 3.3e-3; the gate lets 2e-2 pass
+    assert manifest.verification.max_rel_err < 1e-5
 
 
 @pytest.mark.parametrize(
