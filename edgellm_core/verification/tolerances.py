@@ -35,7 +35,8 @@ TOLERANCES: Final = {
 LOCAL_NOISE: Final = {"fp32": 1e-5, "fp16": 1e-5, "bf16": 1e-5, QUANTIZED: 1e-5}
 """Precision → error (largest token, relative Euclidean norm) that one decoder layer may add by rounding alone.
 
-Measured on SmolLM2-135M in float32: median 4e-7, largest 5e-6 (in the layer that creates its massive activations). It only decides how a failure is explained.
+Measured on SmolLM2-135M in float32: median 4e-7, largest 5e-6 (in the layer that creates its massive activations). It
+only decides how a failure is explained.
 """
 
 
