@@ -216,6 +216,8 @@ class Target:
         schemes: values of ``--precision`` that quantize and that it takes; None for all.
         kv_caches: values of ``--kv-cache`` that it takes; None for all.
         exact_cache_scales: whether scales of keys and values stay float32; else they take the type of the graph.
+        files_check: ``module:function`` that compares what the runtime computes from the files beside a graph with the
+            original; called with their folder, the checkpoint and its family. Empty where it computes nothing.
         engine_form: ``module:Class`` that says how an engine is made of the graph; like the default,
             ``edgellm_core.engine.form.EngineForm``.
         builds_engine: whether ``--engine auto`` builds one; without it the runtime's own builder does, on the device.
@@ -233,6 +235,7 @@ class Target:
     schemes: ClassVar[tuple[str, ...] | None] = None
     kv_caches: ClassVar[tuple[str, ...] | None] = None
     exact_cache_scales: ClassVar[bool] = False
+    files_check: ClassVar[str] = ""
     engine_form: ClassVar[str] = "edgellm_core.engine.form:EngineForm"
     builds_engine: ClassVar[bool] = True
     imported_check: ClassVar[str] = "edgellm_core.pipeline.foreign.check:compare"

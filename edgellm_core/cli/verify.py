@@ -76,7 +76,7 @@ def _compare(
     report: Reporter,
 ) -> VerificationResult:
     from edgellm_core.host import PluginHost
-    from edgellm_core.targets import find_target
+    from edgellm_core.targets import find_target, load_class
     from edgellm_core.verification.gate import verify_graph
     from edgellm_core.verification.mode import choose_mode
 
@@ -84,6 +84,9 @@ def _compare(
     host = PluginHost.load(plugin_paths)
     checkpoint = open_source(report)
     selection = host.select(checkpoint.config, forced=manifest.family.name, directory=checkpoint.directory)
+    target = find_target(manifest.target, host.targets())
+    if target.files_check:
+        load_class(target.files_check)(bundle.llm, checkpoint, selection.family)
     mode = choose_mode(requested, checkpoint, manifest.compute_precision, max_memory=max_memory, report=report)
     return verify_graph(
         bundle.model_path,
@@ -91,7 +94,7 @@ def _compare(
         selection.family,
         precision=manifest.compute_precision,
         mode=mode,
-        target=find_target(manifest.target, host.targets()),
+        target=target,
         report=report,
     )
 

@@ -11,6 +11,7 @@ from edgellm_core.pipeline.fingerprint import code_digest, digest_of
 from edgellm_core.pipeline.quantized import layout_of, plain_names, quantized_model, remaining_dimensions
 from edgellm_core.pipeline.trace_cache import store_template, trace_key
 from edgellm_core.settings import ELEMENT_TYPES
+from edgellm_core.targets import load_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -280,6 +281,8 @@ def bind_graph(
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())
     write_support_files(checkpoint, selection, folder, report)
     lowered.target.write_files(model, checkpoint, selection.family, folder)
+    if lowered.target.files_check:
+        load_class(lowered.target.files_check)(folder, checkpoint, selection.family)
     return {"sha256": bound.sha256}
 
 

@@ -46,6 +46,17 @@ class CacheTypeError(EdgellmError):
         )
 
 
+class RopeConfigError(EdgellmError):
+    """The runtime of TensorRT-Edge-LLM makes no table of RoPE from config.json."""
+
+    def __init__(self, reason: str) -> None:
+        """Build ``The runtime of TensorRT-Edge-LLM can't make a table of RoPE from config.json: <reason>.``."""
+        super().__init__(
+            f"The runtime of TensorRT-Edge-LLM can't make a table of RoPE from config.json: {reason}. Build the bundle "
+            "again."
+        )
+
+
 class PluginAttributeError(UserError):
     """A plugin node does what has no reference on the CPU."""
 

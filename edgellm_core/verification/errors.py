@@ -209,3 +209,14 @@ class ScaleRangeError(UserError):
             f"scales by {change:.2g}. Build with --precision bf16 or fp32 from the quantized "
             "checkpoint, or leave that layer unquantized."
         )
+
+
+class RopeTablesDifferError(UserError):
+    """The runtime would compute other RoPE angles than the original."""
+
+    def __init__(self, module: str, difference: str) -> None:
+        """Name the original's module and the largest difference."""
+        super().__init__(
+            f"From the config.json of target 'edge-llm' its runtime computes other RoPE angles than {module!r} of the "
+            f"original: {difference}. Build it with --target onnx."
+        )

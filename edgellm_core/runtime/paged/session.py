@@ -86,7 +86,7 @@ def read_files(folder: Path) -> GraphFiles:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
     def cos_sin(positions: Array) -> Array:
-        return rope_of(config, int(positions.max()) + 1).cos_sin(positions)
+        return rope_of(config, capacity=int(positions.max()) + 1).cos_sin(positions)
 
     table = read_table(folder / "embedding.safetensors")
     return GraphFiles(folder / "model.onnx", table, cos_sin, cache=str(config["kv_cache_dtype"]))

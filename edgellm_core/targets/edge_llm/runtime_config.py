@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.targets.edge_llm.errors import ConfigMismatchError, RopeNotExpressibleError
+from edgellm_core.targets.edge_llm.errors import ConfigMismatchError
+from edgellm_core.targets.edge_llm.rope_config import rope_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,9 +25,6 @@ VERSION: Final = "0.11.0"
 
 EXPERTS: Final = ("Fp16MoePlugin", "Int4MoePlugin")
 """Plugins for mixtures of experts."""
-
-ROPE_TYPES: Final = frozenset({"default", "llama3", "yarn", "longrope", "dynamic"})
-"""Kinds of angles that the runtime computes and the gate checks."""
 
 
 def runtime_config(
@@ -142,50 +140,6 @@ def _expert_fields(model: onnx.ModelProto) -> dict[str, Any]:
         "moe_intermediate_size": _one(plugins, "moe_inter_size"),
         "enable_moe_block": False,  # of gemma4, whose layers have an MLP beside the experts
     }
-
-
-def rope_fields(raw: Mapping[str, Any], known: Mapping[str, Any], *, head_dim: int, rotary_dim: int) -> dict[str, Any]:
-    """Return ``rope_theta``, ``rope_scaling``, ``partial_rotary_factor`` and what they need.
-
-    Args:
-        raw: the checkpoint's config.json.
-        known: transformers' reading of it, with its defaults.
-        head_dim: channels of a head.
-        rotary_dim: how many of them the graph rotates.
-
-    Raises:
-        RopeNotExpressibleError: the runtime has no such angles, or not those of the model.
-    """
-    parameters = known.get("rope_parameters") or {}
-    if any(isinstance(value, dict) for value in parameters.values()):
-        raise RopeNotExpressibleError("config.json has other parameters for each kind of layer")
-    kind = str(parameters.get("rope_type", "default"))
-    if kind not in ROPE_TYPES:
-        reason = f"it has no rope_type {kind!r}"
-        raise RopeNotExpressibleError(reason)
-    if kind == "dynamic" and not parameters.get("alpha"):
-        raise RopeNotExpressibleError("those of rope_type 'dynamic' change with the length of a sequence")
-    if "rope_theta" not in parameters:
-        raise RopeNotExpressibleError("config.json names no rope_theta")
-    stated = raw.get("rope_scaling", raw.get("rope_parameters"))
-    scaling = dict(stated) if isinstance(stated, dict) else None if kind == "default" else dict(parameters)
-    if scaling is not None and kind == "longrope":
-        scaling.setdefault("rope_type", kind)
-    if scaling is not None and ("rope_type" in scaling or "type" in scaling):
-        name = scaling.get("rope_type", scaling.get("type"))
-        scaling = {**scaling, "rope_type": name, "type": name}
-    partial = float(parameters.get("partial_rotary_factor", 1.0))
-    if int(head_dim * partial) != rotary_dim:
-        partial = rotary_dim / head_dim
-    fields: dict[str, Any] = {
-        "rope_theta": float(parameters["rope_theta"]),
-        "rope_scaling": scaling,
-        "partial_rotary_factor": partial,
-    }
-    original = parameters.get("original_max_position_embeddings", known.get("original_max_position_embeddings"))
-    if kind == "longrope" and original is not None:
-        fields["original_max_position_embeddings"] = int(original)
-    return fields
 
 
 def _ids(value: Any) -> list[int]:

@@ -9,12 +9,7 @@ import pytest
 
 import edgellm_core
 from edgellm_core.engine.errors import OtherEngineBuilderError
-from edgellm_core.targets.edge_llm.errors import (
-    ChatTemplateMissingError,
-    RopeNotExpressibleError,
-    TokenizerMissingError,
-)
-from edgellm_core.targets.edge_llm.runtime_config import rope_fields
+from edgellm_core.targets.edge_llm.errors import ChatTemplateMissingError, TokenizerMissingError
 
 
 def _build(checkpoint, out, **settings):
@@ -80,35 +75,3 @@ def test_the_engine_is_the_runtimes(checkpoint, tmp_path):
     assert any(f"llm_build --onnxDir {tmp_path / 'out' / 'llm'}" in note for note in notes)
     with pytest.raises(OtherEngineBuilderError, match="'edge-llm' are built with tensorrt; got --engine tensorrt-rtx"):
         _build(checkpoint, tmp_path / "other", engine="tensorrt-rtx")
-
-
-def _rope(parameters, raw=None, *, head_dim=16, rotary_dim=16):
-    return rope_fields(
-        raw if raw is not None else {"rope_parameters": parameters},
-        {"rope_parameters": parameters},
-        head_dim=head_dim,
-        rotary_dim=rotary_dim,
-    )
-
-
-@pytest.mark.parametrize(
-    ("parameters", "reason"),
-    [
-        ({"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, "it has no rope_type 'linear'"),
-        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "change with the length of a sequence"),
-        ({"sliding_attention": {"rope_type": "default"}}, "other parameters for each kind of layer"),
-        ({"rope_type": "default"}, "names no rope_theta"),
-    ],
-)
-def test_angles_that_the_runtime_lacks(parameters, reason):
-    with pytest.raises(RopeNotExpressibleError, match=reason):
-        _rope(parameters)
-
-
-def test_rope_fields():
-    plain = {"rope_type": "default", "rope_theta": 500000.0}
-    assert _rope(plain, raw={"rope_theta": 500000.0}) == {
-        "rope_theta": 500000.0, "rope_scaling": None, "partial_rotary_factor": 1.0,
-    }  # fmt: skip
-    assert _rope(plain, rotary_dim=8)["partial_rotary_factor"] == 0.5
-    assert _rope(plain)["rope_scaling"]["type"] == "default"
