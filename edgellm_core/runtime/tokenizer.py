@@ -23,6 +23,7 @@ class BundleTokenizer:
 
     Attributes:
         special_tokens: ``bos_token``, ``eos_token`` and so on → text, for the chat template.
+        added_ids: ids of special tokens, and of those that were added to the vocabulary.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -41,12 +42,18 @@ class BundleTokenizer:
         self.special_tokens = {name: text for name, text in named.items() if text}
         added = self._tokenizer.get_added_tokens_decoder()
         self._special_ids = {identifier for identifier, token in added.items() if token.special}
+        self.added_ids = tuple(sorted(added))
 
     @property
     def eos_id(self) -> int | None:
         """Id of the end-of-sequence token, if there is one."""
         text = self.special_tokens.get("eos_token")
         return None if text is None else self._tokenizer.token_to_id(text)
+
+    @property
+    def size(self) -> int:
+        """Number of tokens; ids of the embedding from there on stand for no text."""
+        return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of ``text``.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from edgellm_core.verification.activation_range import Excess
+    from edgellm_core.verification.range_watch import Peak
 
 SHOWN = 3
 """Names that a message lists before it only counts."""
@@ -103,14 +103,14 @@ class NonFiniteActivationsError(VerificationFailedError):
 class ActivationRangeError(VerificationFailedError):
     """float16 can't hold the values that the original computes."""
 
-    def __init__(self, excess: Excess, *, check: str, tolerance: float, part: str | None) -> None:
+    def __init__(self, excess: Peak, *, check: str, tolerance: float, part: str | None) -> None:
         """Name the module with the first value that is too large, and a precision that holds it."""
         where = f" in {part}" if part else ""
         self.check, self.max_rel_err, self.tolerance, self.part, self.tensors = check, float("nan"), tolerance, part, ()
         EdgellmError.__init__(
             self,
-            f"float16 ends at {LARGEST_FP16:.0f}; {excess.module!r}{where} {'takes' if excess.takes else 'makes'} "
-            f"values up to {excess.largest:.3g} ({check}). Build with --precision bf16 or --precision fp32.",
+            f"float16 ends at {LARGEST_FP16:.0f}; {excess.module!r}{where} {excess.words} ({check}). "
+            "Build with --precision bf16 or --precision fp32.",
         )
 
 

@@ -18,9 +18,9 @@ from edgellm_core.verification.errors import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edgellm_core.verification.activation_range import Excess
     from edgellm_core.verification.cases import Recording
     from edgellm_core.verification.comparison import RowComparison
+    from edgellm_core.verification.range_watch import Peak
     from edgellm_core.verification.subject import Subject
 
 
@@ -81,7 +81,7 @@ def failed_rounding(
 
 
 def out_of_range(
-    subject: Subject, model: PreTrainedModel, excess: Excess, check: str, tolerance: float
+    subject: Subject, model: PreTrainedModel, excess: Peak, check: str, tolerance: float
 ) -> ActivationRangeError:
     """Return the error of a value that float16 can't hold."""
     from edgellm_core.tracing.layers import find_stack

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edgellm_core.events import Reporter
-    from edgellm_core.verification.activation_range import Excess
     from edgellm_core.verification.cases import Case, StepInputs
     from edgellm_core.verification.errors import VerificationFailedError
+    from edgellm_core.verification.range_watch import Peak
     from edgellm_core.verification.session import GraphSession
     from edgellm_core.verification.subject import Subject
 
@@ -156,7 +156,7 @@ class _Comparison:
                 return functools.partial(failed_row, self.subject, recording, place, row, self.tolerance)
         return None
 
-    def _watched(self, case: Case) -> contextlib.AbstractContextManager[list[Excess]]:
+    def _watched(self, case: Case) -> contextlib.AbstractContextManager[list[Peak]]:
         """Watch whether float16 holds what the original computes; what it computes at padding does not matter."""
         if self.subject.element_type != "fp16" or len(case.rows) > 1:
             return contextlib.nullcontext([])
