@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
+    from edgellm_core.bundle import RuntimeRecord
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.quantization.formats import LinearFormat
     from edgellm_core.quantization.model import QuantizedModel
@@ -291,6 +292,15 @@ class Target:
         Raises:
             EdgellmError: the runtime can't be told what it needs to know.
         """
+
+    def runtime_notes(self, runtime: RuntimeRecord) -> Sequence[str]:
+        """Say what of the model's rules for generation the target's runtime does not do; by default nothing.
+
+        Args:
+            runtime: what ``edgellm run`` does.
+        """
+        del runtime
+        return ()
 
     def engine_note(self, out: Path) -> str:
         """Say who builds an engine where ``builds_engine`` is false, as the rest of a sentence.

@@ -320,7 +320,7 @@ def json_type(schema: Mapping[str, Any]) -> str:
         "enum": lambda values: " or ".join(code(json.dumps(value)) for value in values),
         "prefixItems": lambda items: f"[{', '.join(map(json_type, items))}]",
         "items": lambda item: f"array of {json_type(item)}",
-        "additionalProperties": lambda value: f"object of {json_type(value)}",
+        "additionalProperties": lambda value: "object" if value is True else f"object of {json_type(value)}",
         "type": str,
     }
     return next(say(schema[key]) for key, say in words.items() if key in schema)

@@ -21,6 +21,7 @@ from edgellm_core.bundle import (
     ProfileRecord,
     QualityRecord,
     QuantizationRecord,
+    RuntimeRecord,
     SourceRecord,
     StageRecord,
     SurgeryRecord,
@@ -46,7 +47,7 @@ FILES = {"llm/model.onnx": b"graph", "llm/model.onnx.data": bytes(range(256)) * 
 KEYS = {
     "": {
         "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "quality",
-        "surgery", "engine", "files", "quantization",
+        "surgery", "engine", "files", "quantization", "runtime",
     },
     "source": {"kind", "id", "revision", "digest"},
     "family": {"name", "plugin", "version"},
@@ -57,6 +58,7 @@ KEYS = {
     "quality": {
         "reference", "text", "tokens", "perplexity", "original_perplexity", "kl", "top1_agreement", "max_kl",
     },
+    "runtime": {"reread_at", "stop_tokens", "settings", "not_applied"},
     "surgery": {"rule", "expected", "applied"},
     "quantization": {"linears", "kv_cache", "compute_precision", "producer"},
     "engine": {"backend", "version", "compute_capability", "profiles", "bytes"},
@@ -80,6 +82,9 @@ def make_manifest(files=(), **changes) -> Manifest:
         "quality": QualityRecord(
             reference="transformers, float32", text="builtin", tokens=8176, perplexity=18.3, original_perplexity=18.2,
             kl=1e-2, top1_agreement=0.97, max_kl=None,
+        ),
+        "runtime": RuntimeRecord(
+            reread_at=4097, stop_tokens=(2, 3), settings={"sequence_bias": [[[5], -1.5]]}, not_applied={"num_beams": 4}
         ),
         "surgery": [
             SurgeryRecord(rule="RmsNormToStandard", expected=5, applied=5),

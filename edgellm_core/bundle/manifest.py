@@ -10,7 +10,16 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
 from edgellm_core.bundle.errors import (
     InvalidManifestError,
@@ -128,6 +137,27 @@ class QualityRecord(Record):
     max_kl: NonNegativeFloat | None = None
 
 
+class RuntimeRecord(Record):
+    """What a runtime has to do beside running the graph, to answer as transformers' ``generate`` does.
+
+    ``edgellm run`` does all of it but ``not_applied``.
+
+    Attributes:
+        reread_at: number of tokens of the whole text, with the one that was just chosen, at which the states are
+            dropped and all tokens are read again, in one step; None for never. Models of the LongRoPE kind need it:
+            from there on other RoPE frequencies hold, and the cached keys have the old ones.
+        stop_tokens: tokens that end an answer.
+        settings: settings of generation_config.json that change which token is chosen without sampling, by
+            transformers' names, for example ``repetition_penalty`` or ``suppress_tokens``.
+        not_applied: such settings that ``edgellm run`` does not apply, for example ``num_beams``.
+    """
+
+    reread_at: PositiveInt | None
+    stop_tokens: tuple[NonNegativeInt, ...]
+    settings: dict[str, Any]
+    not_applied: dict[str, Any]
+
+
 class SurgeryRecord(Record):
     """What one surgery rule did.
 
@@ -231,6 +261,7 @@ class Manifest(Record):
         stages: what each stage took.
         verification: how the bundle was proved.
         quality: what the precision costs; None where it was not measured.
+        runtime: what a runtime has to do beside running the graph; None in bundles of earlier versions.
         surgery: what each rule did.
         engine: the engine, if there is one.
         files: every file of the bundle but ``bundle.json``.
@@ -246,6 +277,7 @@ class Manifest(Record):
     stages: tuple[StageRecord, ...]
     verification: VerificationRecord
     quality: QualityRecord | None = None
+    runtime: RuntimeRecord | None = None
     surgery: tuple[SurgeryRecord, ...]
     engine: EngineRecord | None = None
     files: tuple[FileRecord, ...]

@@ -19,7 +19,9 @@ import click
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="Randomness; 0 is greedy.")
 @click.option("--top-k", type=int, default=0, help="Draw from the K most likely tokens only.")
 @click.option("--top-p", type=float, default=1.0, help="Draw from the most likely tokens that reach this probability.")
-@click.option("--repetition-penalty", type=float, default=1.0, help="Above 1 makes tokens seen before less likely.")
+@click.option(
+    "--repetition-penalty", type=float, help="Above 1 makes tokens seen before less likely.  [default: the model's own]"
+)  # fmt: skip
 @click.option("--seed", type=int, help="Draw the same answer again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming.")
 @click.option("--no-check", is_flag=True, help="Skip the digests of the bundle's files.")
@@ -33,7 +35,7 @@ def run(
     temperature: float,
     top_k: int,
     top_p: float,
-    repetition_penalty: float,
+    repetition_penalty: float | None,
     seed: int | None,
     as_json: bool,
     no_check: bool,

@@ -37,10 +37,12 @@ from edgellm_core.pipeline.gpu_needs import needed_compute_capabilities
 from edgellm_core.pipeline.quality import measure
 from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.quantized import layout_of
+from edgellm_core.pipeline.runtime_rules import runtime_rules
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
+from edgellm_core.runtime.generation_settings import runtime_record
 from edgellm_core.targets import find_target, require_precision
 
 if TYPE_CHECKING:
@@ -173,7 +175,7 @@ def _run(job: Job) -> None:
     )
     proof = Proof(verification=verification, quality=quality)
     engine = _engine_stage(job, engine_plan, export)
-    runner.run("publish", lambda _report: _publish(job, checkpoint, selection, export, proof, engine))
+    runner.run("publish", lambda report: _publish(job, checkpoint, selection, export, proof, engine, report))
 
 
 def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
@@ -184,6 +186,7 @@ def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan
         report=report,
         trust_remote_code=job.settings.trust_remote_code,
     )
+    runtime_record(checkpoint.directory)  # refuses wrong settings before the long stages
     layout = layout_of(checkpoint)
     if layout is not None:
         report.note(f"The checkpoint is quantized: {layout.describe()}.")
@@ -316,6 +319,7 @@ def _publish(
     export: Export,
     proof: Proof,
     engine: dict[str, Any] | None,
+    report: Reporter,
 ) -> None:
     source, settings = checkpoint.source, job.settings
     layout = layout_of(checkpoint)
@@ -329,6 +333,7 @@ def _publish(
         stages=tuple(StageRecord(**outcome_fields(outcome)) for outcome in job.runner.outcomes),
         verification=VerificationRecord(**proof.verification),
         quality=QualityRecord(**proof.quality) if proof.quality else None,
+        runtime=runtime_rules(checkpoint, export.reread, target=job.target, folder=job.workspace.llm, report=report),
         surgery=tuple(
             SurgeryRecord(rule=r.rule, expected=r.expected.as_json(), applied=r.applied) for r in export.graph.rules
         ),

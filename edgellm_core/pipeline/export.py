@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgellm_core.pipeline.workspace import StageRunner, Workspace
     from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.run import RuleResult
-    from edgellm_core.tracing.template import Template
+    from edgellm_core.tracing.template import Reread, Template
     from edgellm_core.weights.joined import Joins
     from edgellm_core.weights.recipe import Recipe
 
@@ -71,12 +71,14 @@ class Export:
         graph: how it was lowered.
         fingerprint: changes with anything that the files depend on.
         digests: sha256 of files that were digested while they were written, by path in the bundle.
+        reread: where transformers' ``generate`` drops its cache; None where it never does.
     """
 
     model_path: Path
     graph: LoweredGraph
     fingerprint: str
     digests: dict[str, str]
+    reread: Reread | None
 
 
 def export_graph(
@@ -118,6 +120,7 @@ def export_graph(
         graph=lowered,
         fingerprint=fingerprint,
         digests={f"llm/{DATA_FILE}": bound["sha256"]},
+        reread=template.reread,
     )
 
 

@@ -9,11 +9,12 @@ from edgellm_core.events import peak_rss_mib, reset_peak_rss
 from edgellm_core.memory import release_memory
 from edgellm_core.runtime.errors import NoChatTemplateError
 from edgellm_core.runtime.text import TextGenerator
-from edgellm_core.verification.cases import Case, decode_inputs, prefill_inputs
-from edgellm_core.verification.reference import ReferenceRunner, suitable_threads
+from edgellm_core.verification.generation import original_answer
+from edgellm_core.verification.reference import suitable_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from transformers import PreTrainedModel
 
@@ -71,16 +72,16 @@ def answer_with_original(
     tokenizer: BundleTokenizer,
     prompts: Sequence[str],
     *,
-    stop_ids: Collection[int],
+    folder: Path,
     max_new_tokens: int,
 ) -> tuple[str, ...]:
-    """Answer prompts greedily with the original.
+    """Answer prompts greedily with the original, by transformers' ``generate``.
 
     Args:
         model: the original, in memory.
         tokenizer: that of its bundles.
         prompts: texts, put into the chat template where there is one.
-        stop_ids: tokens that end an answer.
+        folder: the original checkpoint, whose settings of generation hold.
         max_new_tokens: most tokens of an answer.
     """
     chat = has_chat_template(tokenizer)
@@ -89,19 +90,5 @@ def answer_with_original(
         for prompt in prompts:
             rendered = tokenizer.render_chat([{"role": "user", "content": prompt}]) if chat else prompt
             ids = tokenizer.encode(rendered, add_special_tokens=not chat)
-            texts.append(tokenizer.decode(_greedy(model, ids, stop_ids, max_new_tokens)))
+            texts.append(tokenizer.decode(original_answer(model, folder, ids, max_new_tokens=max_new_tokens).tokens))
     return tuple(texts)
-
-
-def _greedy(model: PreTrainedModel, ids: Sequence[int], stop_ids: Collection[int], most: int) -> list[int]:
-    runner = ReferenceRunner(model)
-    case = Case(name="answer", prompts=(0,), rows=(tuple(ids),), chunks=(len(ids),))
-    inputs = next(iter(prefill_inputs(case)))
-    tokens: list[int] = []
-    while len(tokens) < most:
-        token = int(runner.run(inputs)[0, -1].argmax())
-        if token in stop_ids:
-            break
-        tokens.append(token)
-        inputs = decode_inputs(case, inputs, [token], len(tokens))
-    return tokens

@@ -146,8 +146,7 @@ def _run_original(
 ) -> Original:
     """Run the original on the held-out text and on the prompts, where it fits in memory."""
     from edgellm_core.report.answers import answer_with_original
-    from edgellm_core.runtime.text import stop_tokens
-    from edgellm_core.runtime.tokenizer import BundleTokenizer, read_json_object
+    from edgellm_core.runtime.tokenizer import BundleTokenizer
     from edgellm_core.verification.quality import whole_subject
     from edgellm_core.verification.text_recording import loaded_original, record_text
 
@@ -159,7 +158,6 @@ def _run_original(
     text = held_out_text(first, original.checkpoint, bundle.llm)
     subject = whole_subject(bundle.model_path, original.checkpoint, original.family, original.target)
     tokenizer = BundleTokenizer(bundle.llm)
-    config = read_json_object(bundle.llm / "generation_config.json") or original.checkpoint.config
     path = scratch / "original.f16"
     with loaded_original(subject) as model:
         recording = record_text(model, text.ids, path, directory=subject.directory, report=report)
@@ -167,7 +165,7 @@ def _run_original(
             model,
             tokenizer,
             settings.prompts,
-            stop_ids=stop_tokens(config, tokenizer.eos_id),
+            folder=original.checkpoint.directory,
             max_new_tokens=settings.max_new_tokens,
         )
     release_memory()

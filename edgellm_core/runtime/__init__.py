@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm_core.runtime.generate import Timings, generate, left_pad
+from edgellm_core.runtime.generate import Timings, answer, generate, left_pad
 from edgellm_core.runtime.sampling import Sampler, SamplingSettings
 from edgellm_core.runtime.session import DecoderSession
 from edgellm_core.runtime.text import GenerationResult, TextGenerator, generate_text
@@ -16,6 +16,7 @@ __all__ = [
     "SamplingSettings",
     "TextGenerator",
     "Timings",
+    "answer",
     "generate",
     "generate_text",
     "left_pad",

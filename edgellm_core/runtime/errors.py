@@ -121,3 +121,14 @@ class PromptTooLongError(UserError):
         super().__init__(
             f"The prompt must be shorter than the model's context of {context} tokens; got {tokens}. Shorten it."
         )
+
+
+class GenerationSettingError(UserError):
+    """A setting of generation is none that transformers' ``generate`` takes."""
+
+    def __init__(self, folder: Path, name: str, wanted: str, value: object) -> None:
+        """Build ``Setting 'suppress_tokens' of generation in FOLDER must be a list of token ids; got 'x'.``."""
+        super().__init__(
+            f"Setting {name!r} of generation in {str(folder)!r} must be {wanted}; got {value!r}. Correct it in "
+            "generation_config.json (or config.json where that is missing), or remove it."
+        )

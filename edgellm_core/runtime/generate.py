@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgellm_core.runtime.errors import EmptyPromptError
+from edgellm_core.runtime.logits_processors import Request, make_processors
 from edgellm_core.runtime.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from edgellm_core.bundle import RuntimeRecord
     from edgellm_core.runtime.session import DecoderSession
 
     ChooseToken = Callable[[np.ndarray[Any, np.dtype[np.float32]], Sequence[int]], int]
@@ -76,6 +78,7 @@ def generate(
     *,
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
+    reread_at: int | None = None,
     sampler: ChooseToken | None = None,
     timings: Timings | None = None,
 ) -> Iterator[int]:
@@ -86,6 +89,7 @@ def generate(
         input_ids: the prompt; at least one token.
         max_new_tokens: most tokens to choose.
         stop_ids: tokens that end the answer.
+        reread_at: number of tokens at which the states are dropped and all tokens are read again; None for never.
         sampler: chooses a token from float32 logits [vocab] and all tokens so far; greedy by default.
         timings: filled in while the generator runs.
 
@@ -112,6 +116,55 @@ def generate(
         timings.new_tokens += 1
         yield token
         began = time.perf_counter()
-        step_ids, position_ids = np.array([[token]]), np.array([[len(history)]])
         history.append(token)
-        attention_mask = np.ones((1, len(history)), np.int64)
+        step_ids, attention_mask, position_ids = left_pad([history])
+        if len(history) == reread_at:
+            states = session.initial_states(1)
+        else:
+            step_ids, position_ids = step_ids[:, -1:], position_ids[:, -1:]
+
+
+def answer(
+    session: DecoderSession,
+    prompt: Sequence[int],
+    runtime: RuntimeRecord,
+    *,
+    max_new_tokens: int,
+    sampler: ChooseToken | None = None,
+    timings: Timings | None = None,
+) -> Iterator[int]:
+    """Yield the tokens of one answer as transformers' ``generate`` would choose them, without the stop token.
+
+    Args:
+        session: the loaded graph.
+        prompt: its tokens; at least one.
+        runtime: what has to be done beside running the graph.
+        max_new_tokens: most tokens to choose.
+        sampler: chooses a token from what the model's settings left of the logits; greedy by default.
+        timings: filled in while the generator runs.
+
+    Raises:
+        EmptyPromptError: ``prompt`` is empty.
+    """
+    request = Request(
+        prompt=tuple(prompt),
+        most=len(prompt) + max_new_tokens,
+        stop_tokens=runtime.stop_tokens,
+        settings=runtime.settings,
+    )
+    processors, choose = make_processors(request), sampler or Sampler()
+
+    def sample(logits: np.ndarray[Any, np.dtype[np.float32]], history: Sequence[int]) -> int:
+        for process in processors:
+            logits = process(logits, history)
+        return choose(logits, history)
+
+    return generate(
+        session,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        stop_ids=runtime.stop_tokens,
+        reread_at=runtime.reread_at,
+        sampler=sample,
+        timings=timings,
+    )

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgellm_core.errors import InvalidSettingError
+from edgellm_core.runtime.logits_processors import Logits, penalize_repetition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-Logits = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +25,9 @@ class SamplingSettings:
         temperature: divides the logits; 0 for greedy.
         top_k: draw from the k most likely tokens only; 0 for all.
         top_p: draw from the smallest set of most likely tokens whose probabilities reach this sum; 1 for all.
-        repetition_penalty: divides positive and multiplies negative logits of tokens seen before; 1 for none. Source:
-            CTRL, https://arxiv.org/abs/1909.05858, section 4.1, with the sign rule of transformers.
+        repetition_penalty: divides positive and multiplies negative logits of tokens seen before; 1 for none, None for
+            what the model's own settings say. Source: CTRL, https://arxiv.org/abs/1909.05858, section 4.1, with the
+            sign rule of transformers.
         seed: seed of the drawing; None for another one each time.
 
     Raises:
@@ -37,16 +37,17 @@ class SamplingSettings:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
+        penalty = self.repetition_penalty
         ranges = (
             ("--temperature", self.temperature, self.temperature >= 0, "must be at least 0"),
             ("--top-k", self.top_k, self.top_k >= 0, "must be at least 0"),
             ("--top-p", self.top_p, 0 < self.top_p <= 1, "must be above 0 and at most 1"),
-            ("--repetition-penalty", self.repetition_penalty, self.repetition_penalty > 0, "must be above 0"),
+            ("--repetition-penalty", penalty, penalty is None or penalty > 0, "must be above 0"),
             ("--seed", self.seed, self.seed is None or self.seed >= 0, "must be at least 0"),
         )
         for setting, value, fits, requirement in ranges:
@@ -74,22 +75,13 @@ class Sampler:
             logits: float32 [vocab].
             history: all tokens so far, prompt and answer.
         """
-        scores = penalize_repetition(logits, history, self._settings.repetition_penalty)
+        penalty = self._settings.repetition_penalty
+        scores = logits if penalty is None else penalize_repetition(logits, history, penalty)
         if self._settings.temperature == 0:
             return int(np.argmax(scores))
         scores = scores / np.float32(self._settings.temperature)
         probabilities = softmax(keep_top_p(keep_top_k(scores, self._settings.top_k), self._settings.top_p))
         return int(self._random.choice(len(probabilities), p=probabilities))
-
-
-def penalize_repetition(logits: Logits, history: Sequence[int], penalty: float) -> Logits:
-    """Return logits where each token of ``history`` is less likely by ``penalty``."""
-    if penalty == 1 or not history:
-        return logits
-    seen = np.unique(np.asarray(history))
-    result: Logits = logits.copy()
-    result[seen] = np.where(result[seen] > 0, result[seen] / penalty, result[seen] * penalty)
-    return result
 
 
 def keep_top_k(logits: Logits, count: int) -> Logits:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from edgellm_core.bundle.manifest import RuntimeRecord
 from edgellm_core.errors import InvalidSettingError
 from edgellm_core.runtime.errors import OtherTargetError, PromptTooLongError
-from edgellm_core.runtime.generate import Timings, generate
+from edgellm_core.runtime.generate import Timings, answer
+from edgellm_core.runtime.generation_settings import read_generation_config, stop_tokens
 from edgellm_core.runtime.sampling import Sampler, SamplingSettings
 from edgellm_core.runtime.tokenizer import BundleTokenizer, read_json_object
 from edgellm_core.targets import BUILT_IN, find_target, load_class
@@ -42,7 +44,14 @@ class GenerationResult:
 
 
 class TextGenerator:
-    """A bundle's graph and tokenizer, loaded once for any number of prompts."""
+    """A bundle's graph and tokenizer, loaded once for any number of prompts.
+
+    Attributes:
+        session: the graph.
+        tokenizer: the tokenizer.
+        context_length: tokens that the model was made for; None where its config does not say.
+        runtime: what has to be done beside running the graph; see :func:`~edgellm_core.runtime.generate.answer`.
+    """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         """Load the graph.
@@ -59,9 +68,13 @@ class TextGenerator:
         self.tokenizer = BundleTokenizer(bundle.llm)
         config = read_json_object(bundle.llm / "config.json")
         self.context_length = context_length(config)
-        generation_config = read_json_object(bundle.llm / "generation_config.json")
-        self.stop_ids = stop_tokens(generation_config or config, self.tokenizer.eos_id)
+        self.runtime = bundle.manifest.runtime or _earlier_runtime(bundle, self.tokenizer)
         self.session = open_session(bundle.model_path, threads=threads)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return frozenset(self.runtime.stop_tokens)
 
     def encode_prompt(self, prompt: str, *, chat: bool = False, system: str | None = None) -> list[int]:
         """Return the token ids of a prompt.
@@ -105,7 +118,7 @@ class TextGenerator:
             max_new_tokens: most tokens of the answer; the context may end it earlier.
             chat: see :meth:`encode_prompt`.
             system: see :meth:`encode_prompt`.
-            sampling: how tokens are chosen; greedy by default.
+            sampling: how tokens are chosen from what the model's own settings left; greedy by default.
             on_text: receives each piece of text as soon as it is certain, never half a character.
 
         Raises:
@@ -114,6 +127,7 @@ class TextGenerator:
         ids = self.encode_prompt(prompt, chat=chat, system=system)
         room = max_new_tokens if self.context_length is None else min(max_new_tokens, self.context_length - len(ids))
         stream, timings = self.tokenizer.stream(), Timings()
+        runtime, sampling = _with_penalty(self.runtime, sampling or SamplingSettings())
         tokens: list[int] = []
         pieces: list[str] = []
 
@@ -123,14 +137,8 @@ class TextGenerator:
                 if on_text is not None:
                     on_text(piece)
 
-        for token in generate(
-            self.session,
-            ids,
-            max_new_tokens=room,
-            stop_ids=self.stop_ids,
-            sampler=Sampler(sampling),
-            timings=timings,
-        ):
+        sampler = Sampler(sampling)
+        for token in answer(self.session, ids, runtime, max_new_tokens=room, sampler=sampler, timings=timings):
             tokens.append(token)
             emit(stream.push(token))
         emit(stream.flush())
@@ -171,8 +179,17 @@ def context_length(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def stop_tokens(generation_config: Mapping[str, Any], eos_id: int | None) -> frozenset[int]:
-    """Return the tokens that end an answer: ``eos_token_id`` (an integer or a list) and the tokenizer's own."""
-    stated = generation_config.get("eos_token_id")
-    ids = stated if isinstance(stated, list) else [stated]
-    return frozenset(identifier for identifier in (*ids, eos_id) if isinstance(identifier, int))
+def _earlier_runtime(bundle: Bundle, tokenizer: BundleTokenizer) -> RuntimeRecord:
+    """Return what earlier versions did: end an answer at the stop tokens, also at the tokenizer's."""
+    stops = stop_tokens(read_generation_config(bundle.llm))
+    ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+    stop_ids = tuple(dict.fromkeys((*stops, *ends)))
+    return RuntimeRecord(reread_at=None, stop_tokens=stop_ids, settings={}, not_applied={})
+
+
+def _with_penalty(runtime: RuntimeRecord, sampling: SamplingSettings) -> tuple[RuntimeRecord, SamplingSettings]:
+    """Let a repetition penalty that was asked for stand in for the model's own."""
+    if sampling.repetition_penalty is None:
+        return runtime, sampling
+    settings = {**runtime.settings, "repetition_penalty": sampling.repetition_penalty}
+    return runtime.model_copy(update={"settings": settings}), replace(sampling, repetition_penalty=None)

@@ -33,6 +33,20 @@ class ParameterSpec:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """What transformers' ``generate`` does with its cache at one length.
+
+    Attributes:
+        at: number of tokens, with the one that was just chosen, at which the cache is dropped.
+        loses_context: whether only the last token is read then, without what came before: a defect of transformers'
+            code (Phi-4-multimodal in 5.23 forgets to pass the whole sequence on).
+    """
+
+    at: int
+    loses_context: bool = False
+
+
 _STATE: Final = re.compile(r"(past_key_values|past_state|present|present_state)\.(\d+)\.(.+)")
 
 
@@ -77,6 +91,7 @@ class Template:
             parameters that do not have a tensor of their own name.
         tied: parameter name → the name under which the graph holds the same storage.
         calls: operators by name: ``(in layers, by representative; outside)`` counts recorded while tracing.
+        reread: where ``generate`` drops its cache; None where it never does.
     """
 
     model: onnx.ModelProto
@@ -86,6 +101,7 @@ class Template:
     sources: Mapping[str, tuple[str, ...]]
     tied: Mapping[str, str]
     calls: Mapping[str, Mapping[str, int]]
+    reread: Reread | None = None
 
     @property
     def is_stamped(self) -> bool:
@@ -132,6 +148,7 @@ class Template:
             "sources": dict(self.sources),
             "tied": dict(self.tied),
             "calls": {operator: dict(counts) for operator, counts in self.calls.items()},
+            "reread": dataclasses.asdict(self.reread) if self.reread else None,
         }
         (directory / "template.json").write_text(json.dumps(fields), encoding="utf-8")
 
@@ -152,4 +169,5 @@ class Template:
             sources={name: tuple(sources) for name, sources in fields["sources"].items()},
             tied=fields["tied"],
             calls=fields["calls"],
+            reread=Reread(**fields["reread"]) if fields["reread"] else None,
         )

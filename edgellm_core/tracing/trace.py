@@ -16,6 +16,7 @@ from edgellm_core.tracing.checkpoint_names import parameter_sources
 from edgellm_core.tracing.constant_numbers import fold_numbers
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
 from edgellm_core.tracing.errors import UntraceableModelError
+from edgellm_core.tracing.generation_probe import find_reread
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layer_states import LayerState, state_tensors
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, depth_of, keep_traced_layers
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 TORCH_TYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SAFETENSORS_TYPES: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+_NOT_AT_ONCE: Final = "its generate reads a text again at {length} tokens, and its graph takes one token a step"
 _WRAPPED: Final = "model."
 """Prefix that the exported forward puts before the model's own parameter names."""
 
@@ -103,6 +105,9 @@ def _trace_once(
     model = build_weightless(config, dtype)
     tied = tied_parameters(model)
     sources = parameter_sources(model, tensor_names)
+    reread = find_reread(model)
+    if one_token and reread:
+        raise UntraceableModelError(type(model).__name__, _NOT_AT_ONCE.format(length=reread.at))
     stack, states, mode = reduce_and_probe(model, family, full_depth=full_depth)
     rename = _parameter_naming(stack, tied)
     try:
@@ -122,6 +127,7 @@ def _trace_once(
         sources=sources,
         tied=tied,
         calls=count_calls(traced.program.graph),
+        reread=reread,
     )
 
 

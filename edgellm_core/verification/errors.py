@@ -220,3 +220,26 @@ class RopeTablesDifferError(UserError):
             f"From the config.json of target 'edge-llm' its runtime computes other RoPE angles than {module!r} of the "
             f"original: {difference}. Build it with --target onnx."
         )
+
+
+class GenerationDiffersError(EdgellmError):
+    """edgellm run answers otherwise than transformers' generate."""
+
+    def __init__(self, prompt: int, step: int, reason: str, error: float, tolerance: float) -> None:
+        """Name the prompt by its length, the token of the answer, and what happened there."""
+        super().__init__(
+            f"edgellm run must answer as transformers' generate does; after a prompt of {prompt} tokens, at token "
+            f"{step + 1} of the answer ({prompt + step} tokens before it), {reason} (error of the logits {error:.2g}, "
+            f"{tolerance:g} allowed). Nothing is published; --verify off builds without the comparison."
+        )
+
+
+class OriginalGenerationError(UserError):
+    """transformers' generate refuses a model's settings."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        """Name the checkpoint and transformers' reason."""
+        super().__init__(
+            f"transformers' generate refuses the settings of {str(folder)!r}: {reason}. Correct generation_config.json "
+            "(or config.json where that is missing)."
+        )

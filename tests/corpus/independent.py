@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from edgellm_core import load_bundle
-from edgellm_core.runtime.generate import generate
+from edgellm_core.runtime.generate import answer
 from edgellm_core.runtime.text import TextGenerator
 
 if TYPE_CHECKING:
@@ -81,12 +81,14 @@ def answers(
     text = TextGenerator(load_bundle(bundle), threads=1)
     mine, theirs = [], []
     for row in rows:
-        mine.append(list(generate(text.session, row, max_new_tokens=new_tokens, stop_ids=text.stop_ids)))
+        mine.append(list(answer(text.session, row, text.runtime, max_new_tokens=new_tokens)))
         with torch.inference_mode():
             ids = torch.tensor([row])
             output = model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, pad_token_id=0
             )
-        answer = output[0, len(row) :].tolist()
-        theirs.append([token for token in answer if token not in text.stop_ids])
+        answered = output[0, len(row) :].tolist()
+        ends = model.generation_config.eos_token_id
+        stops = ends if isinstance(ends, list) else [ends]
+        theirs.append(answered[:-1] if answered[-1] in stops else answered)
     return mine, theirs

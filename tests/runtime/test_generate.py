@@ -83,3 +83,32 @@ def test_left_pad_aligns_the_last_tokens():
 def test_left_pad_refuses_empty_sequences(sequences):
     with pytest.raises(EmptyPromptError, match="at least one token"):
         left_pad(sequences)
+
+
+class Recorder:
+    """A session that notes what it is given and always prefers the next token."""
+
+    def __init__(self):
+        self.steps = []
+
+    def initial_states(self, batch):
+        assert batch == 1
+        return "empty"
+
+    def run(self, input_ids, attention_mask, position_ids, states):
+        self.steps.append((input_ids.tolist()[0], attention_mask.shape[1], position_ids.tolist()[0], states))
+        logits = np.zeros((1, input_ids.shape[1], 32), np.float32)
+        logits[0, -1, input_ids[0, -1] + 1] = 1
+        return logits, "kept"
+
+
+@pytest.mark.parametrize(("reread_at", "expected"), [(None, None), (6, 2), (5, 1), (4, None), (99, None)])
+def test_the_whole_text_is_read_again_at_one_length(reread_at, expected):
+    session = Recorder()
+    assert list(generate(session, [3, 4, 5, 6], max_new_tokens=5, reread_at=reread_at)) == [7, 8, 9, 10, 11]
+    for number, (ids, mask, positions, states) in enumerate(session.steps):
+        length = 4 + number
+        whole = number in (0, expected)
+        assert ids == (list(range(3, 3 + length)) if whole else [2 + length])
+        assert positions == (list(range(length)) if whole else [length - 1])
+        assert (mask, states) == (length, "empty" if whole else "kept")

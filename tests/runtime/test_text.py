@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from edgellm_core.bundle import RuntimeRecord
 from edgellm_core.errors import InvalidSettingError
 from edgellm_core.runtime.errors import NoChatTemplateError, OtherTargetError, PromptTooLongError
 from edgellm_core.runtime.generate import generate
 from edgellm_core.runtime.sampling import SamplingSettings
-from edgellm_core.runtime.text import TextGenerator, context_length, generate_text, stop_tokens
+from edgellm_core.runtime.text import TextGenerator, context_length, generate_text
 from edgellm_core.testing.decoder_bundle import write_decoder_bundle
 
 PROMPT = "the capital of France is"
@@ -105,14 +106,44 @@ def test_context_length(config, expected):
     assert context_length(config) == expected
 
 
+def with_runtime(bundle, **fields):
+    runtime = RuntimeRecord(**{"reread_at": None, "stop_tokens": (), "settings": {}, "not_applied": {}, **fields})
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"runtime": runtime}))
+
+
+def test_stop_tokens_of_the_manifest_are_the_only_ones(tmp_path, generator):
+    tokens = generator.generate(PROMPT, max_new_tokens=9).tokens
+    files = {"generation_config.json": json.dumps({"eos_token_id": tokens[1]})}
+    bundle = with_runtime(write_decoder_bundle(tmp_path / "b", files=files), stop_tokens=[tokens[4]])
+    assert TextGenerator(bundle).stop_ids == {tokens[4]}
+    assert TextGenerator(bundle).generate(PROMPT, max_new_tokens=9).tokens == tokens[: tokens.index(tokens[4])]
+
+
+def test_settings_of_the_manifest_are_applied(bundle, generator):
+    tokens = generator.generate(PROMPT, max_new_tokens=9).tokens
+    without = TextGenerator(with_runtime(bundle, settings={"suppress_tokens": [tokens[0]]}))
+    assert tokens[0] not in without.generate(PROMPT, max_new_tokens=9).tokens
+
+
+def test_an_own_penalty_stands_in_for_the_models(bundle, generator):
+    plain = generator.generate(PROMPT, max_new_tokens=12).tokens
+    penalized = TextGenerator(with_runtime(bundle, settings={"repetition_penalty": 3.0}))
+    assert penalized.generate(PROMPT, max_new_tokens=12).tokens != plain
+    none = SamplingSettings(repetition_penalty=1.0)
+    assert penalized.generate(PROMPT, max_new_tokens=12, sampling=none).tokens == plain
+    same = SamplingSettings(repetition_penalty=3.0)
+    assert (
+        generator.generate(PROMPT, max_new_tokens=12, sampling=same).tokens
+        == penalized.generate(PROMPT, max_new_tokens=12).tokens
+    )
+
+
 @pytest.mark.parametrize(
-    ("config", "eos", "expected"),
-    [
-        ({"eos_token_id": 2}, 7, {2, 7}),
-        ({"eos_token_id": [2, 3]}, None, {2, 3}),
-        ({"eos_token_id": None}, 7, {7}),
-        ({}, None, set()),
-    ],
+    ("stated", "expected"),
+    [({"eos_token_id": 7}, {2, 7}), ({"eos_token_id": [7, 3]}, {2, 3, 7}), ({"eos_token_id": None}, {2}), ({}, {2})],
 )
-def test_stop_tokens(config, eos, expected):
-    assert stop_tokens(config, eos) == expected
+def test_bundles_of_earlier_versions_stop_at_the_tokenizers_end_too(tmp_path, stated, expected):
+    bundle = write_decoder_bundle(tmp_path / "b", files={"generation_config.json": json.dumps(stated)})
+    generator = TextGenerator(bundle)
+    assert generator.stop_ids - {generator.tokenizer.eos_id} == expected - {2}
+    assert generator.tokenizer.eos_id in generator.stop_ids

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
+    from edgellm_core.bundle import RuntimeRecord
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import ModelFamily, Table
     from edgellm_core.quantization.model import QuantizedModel
@@ -99,6 +100,12 @@ class EdgeLlmTarget(Target):
         from edgellm_core.targets.edge_llm.files import write_files
 
         write_files(model, checkpoint, family, folder)
+
+    def runtime_notes(self, runtime: RuntimeRecord) -> Sequence[str]:
+        """Name the rules of generation that the runtime leaves out."""
+        from edgellm_core.targets.edge_llm.generation import runtime_notes
+
+        return runtime_notes(runtime)
 
     def engine_note(self, out: Path) -> str:
         """Name the builder of the runtime."""
