@@ -17,6 +17,7 @@ from edgellm_core.bundle import (
     EngineRecord,
     FamilyRecord,
     FileRecord,
+    LeftOutRecord,
     Manifest,
     ProfileRecord,
     QualityRecord,
@@ -47,7 +48,7 @@ FILES = {"llm/model.onnx": b"graph", "llm/model.onnx.data": bytes(range(256)) * 
 KEYS = {
     "": {
         "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "quality",
-        "surgery", "engine", "files", "quantization", "runtime",
+        "surgery", "engine", "files", "quantization", "runtime", "left_out",
     },
     "source": {"kind", "id", "revision", "digest"},
     "family": {"name", "plugin", "version"},
@@ -59,6 +60,7 @@ KEYS = {
         "reference", "text", "tokens", "perplexity", "original_perplexity", "kl", "top1_agreement", "max_kl",
     },
     "runtime": {"reread_at", "stop_tokens", "settings", "not_applied"},
+    "left_out": {"pattern", "tensors", "bytes", "why"},
     "surgery": {"rule", "expected", "applied"},
     "quantization": {"linears", "kv_cache", "compute_precision", "producer"},
     "engine": {"backend", "version", "compute_capability", "profiles", "bytes"},
@@ -73,6 +75,7 @@ def make_manifest(files=(), **changes) -> Manifest:
         "family": FamilyRecord(name="llama", plugin="edgellm_plugins.llama", version="0.1.0"),
         "target": "onnx",
         "precision": "fp16",
+        "left_out": [LeftOutRecord(pattern="vision_tower.*", tensors=2, bytes=64, why="it is not read")],
         "versions": {"edgellm": "0.1.0", "onnx": "1.23.2"},
         "stages": [StageRecord(name="trace", seconds=1.5, peak_rss_mib=401.2, cached=False)],
         "verification": VerificationRecord(

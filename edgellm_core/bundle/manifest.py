@@ -158,6 +158,22 @@ class RuntimeRecord(Record):
     not_applied: dict[str, Any]
 
 
+class LeftOutRecord(Record):
+    """Tensors of the checkpoint that are not in the graph, for one reason.
+
+    Attributes:
+        pattern: what their names have in common; ``*`` stands for anything.
+        tensors: how many they are.
+        bytes: bytes that they take in the checkpoint.
+        why: the reason.
+    """
+
+    pattern: str
+    tensors: NonNegativeInt
+    bytes: NonNegativeInt
+    why: str
+
+
 class SurgeryRecord(Record):
     """What one surgery rule did.
 
@@ -257,6 +273,7 @@ class Manifest(Record):
         precision: for example ``fp16``, or the quantization scheme; of a checkpoint that came quantized, the kind of
             its weights, ``mixed`` for several.
         quantization: what is quantized; None where nothing is.
+        left_out: what of the checkpoint is not in the graph, such as a vision tower.
         versions: package → version that took part in the build.
         stages: what each stage took.
         verification: how the bundle was proved.
@@ -273,6 +290,7 @@ class Manifest(Record):
     target: str
     precision: str
     quantization: QuantizationRecord | None = None
+    left_out: tuple[LeftOutRecord, ...] = ()
     versions: dict[str, str]
     stages: tuple[StageRecord, ...]
     verification: VerificationRecord

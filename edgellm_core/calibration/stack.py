@@ -28,11 +28,11 @@ class WeightReader:
     """
 
     def __init__(self, model: PreTrainedModel, directory: Path, tensors: TensorIndex) -> None:
-        from edgellm_core.tracing.checkpoint_names import parameter_sources
+        from edgellm_core.tracing.checkpoint_names import loaded_names, parameter_sources
 
         self.directory = directory
         self._tensors = tensors
-        self._sources = parameter_sources(model, tensors)
+        self._sources = parameter_sources(model, loaded_names(model, tensors))
         self._twins: dict[int, list[str]] = {}
         self._shapes: dict[str, torch.Size] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -47,9 +47,10 @@ class NoWeightsError(UserError):
 
     def __init__(self, source: str, found: Sequence[str]) -> None:
         """Build the sentence from the source and the safetensors files with other names."""
-        finding = f"only {', '.join(found[:3])}" if found else "neither"
+        finding = f"only {', '.join(found[:3])}" if found else "none of them"
         super().__init__(
-            f"{source!r} needs model.safetensors or model.safetensors.index.json; it has {finding}. "
+            f"{source!r} needs model.safetensors, model.safetensors.index.json or one set of files like "
+            f"model-00001-of-00002.safetensors; it has {finding}. "
             "Copy the weights beside config.json under these names."
         )
 
@@ -109,6 +110,17 @@ class ShardIndexError(UserError):
     def __init__(self, index: Path, problem: str) -> None:
         """Build the sentence from the index and the disagreement."""
         super().__init__(f"'{index}' disagrees with its shards: {problem}. Copy or download the checkpoint again.")
+
+
+class DifferingCopiesError(UserError):
+    """Two files of a checkpoint hold a tensor of the same name, and the two differ."""
+
+    def __init__(self, name: str, first: Path, second: Path) -> None:
+        """Build the sentence from the tensor and both files."""
+        super().__init__(
+            f"Tensor {name!r} lies in {first.name} and in {second.name}, and the two differ. Remove the wrong file or "
+            "tensor, or copy or download the checkpoint again."
+        )
 
 
 class CorruptGgufError(UserError):

@@ -17,21 +17,26 @@ from edgellm_core.checkpoint.own_code import code_names
 from edgellm_core.checkpoint.shards import (
     INDEX_FILE,
     SINGLE_FILE,
+    all_numbers,
     check_shards,
     check_weight_files,
+    numbered_files,
     parse_weight_map,
     read_headers,
 )
 from edgellm_core.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from edgellm_core.checkpoint.location import Location
     from edgellm_core.events import Reporter
 
 FILE_PATTERNS: Final = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "vocab.txt", "merges.txt")
 """Files beside the weights that are fetched, at the top of the repository only."""
+
+_HEADER_THREADS: Final = 8
+"""Headers that are read at once."""
 
 _PROGRESS_SECONDS: Final = 0.5
 _DISK_ERRORS: Final = frozenset(
@@ -110,20 +115,26 @@ def missing_config(repository: Repository) -> HubError:
     return HubError(repository.id, "it has no config.json", remedy)
 
 
-def fetch_tensor_metadata(repository: Repository) -> Iterator[tuple[str, Any]]:
-    """Yield name and ``huggingface_hub.utils.TensorInfo`` of every tensor, read by range requests; no weights."""
-    from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import SafetensorsParsingError
-    from huggingface_hub.utils.tqdm import disable_progress_bars
+def fetch_tensor_metadata(repository: Repository, files: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield name and ``huggingface_hub.utils.TensorInfo`` of every tensor of some files, by range requests; no weights.
 
-    disable_progress_bars()
-    with hub_errors(repository.location):
+    A tensor that several files hold comes once.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
+
+    def parse(name: str) -> Mapping[str, Any]:
+        found = HfApi().parse_safetensors_file_metadata(repository.id, name, revision=repository.commit)
+        return found.tensors
+
+    with hub_errors(repository.location), ThreadPoolExecutor(_HEADER_THREADS) as pool:
         try:
-            metadata = get_safetensors_metadata(repository.id, revision=repository.commit)
+            parsed = list(pool.map(parse, files))
         except SafetensorsParsingError as error:
             raise HubError(repository.id, "a safetensors header of it is damaged", "Tell its owner.") from error
-    for file in metadata.files_metadata.values():
-        yield from file.tensors.items()
+    yield from {name: tensor for tensors in parsed for name, tensor in tensors.items()}.items()
 
 
 def weight_files(repository: Repository) -> list[str]:
@@ -132,15 +143,19 @@ def weight_files(repository: Repository) -> list[str]:
     Raises:
         PickleCheckpointError: the repository has pickle files only.
         NoWeightsError: it has no weights under the names that transformers reads.
-        MissingShardError: its index names shards that it does not have.
+        MissingShardError: its index, or the numbers in the names, speak of files that it does not have.
     """
     names = set(repository.files)
     check_weight_files(repository.id, names)
     if SINGLE_FILE in names:
         return [SINGLE_FILE]
+    if INDEX_FILE not in names:
+        shards = numbered_files(names)
+        check_shards(Path(shards[0]), all_numbers(shards[0]), names)
+        return shards
     index = _fetch(repository, INDEX_FILE)
     weight_map = parse_weight_map(index, read_json(index))
-    check_shards(index, weight_map, names)
+    check_shards(index, weight_map.values(), names)
     return sorted(set(weight_map.values()))
 
 
@@ -180,7 +195,8 @@ def download(location: Location, report: Reporter, *, code: bool = False) -> tup
     if "config.json" not in repository.files:
         raise missing_config(repository)
     weights = weight_files(repository)
-    wanted = [*repository.sidecars(), *weights, *([] if SINGLE_FILE in weights else [INDEX_FILE])]
+    index = [INDEX_FILE] if INDEX_FILE in repository.files and SINGLE_FILE not in weights else []
+    wanted = [*repository.sidecars(), *weights, *index]
     wanted += code_names(repository.files) if code else []
     missing = missing_bytes(repository, wanted)
     cache = hub_cache()

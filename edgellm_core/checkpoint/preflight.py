@@ -15,7 +15,7 @@ from edgellm_core.checkpoint.estimate import StageEstimate, estimate_stages, sta
 from edgellm_core.checkpoint.json_files import read_config
 from edgellm_core.checkpoint.location import Location, SourceKind, locate
 from edgellm_core.checkpoint.machine import available_memory, free_disk
-from edgellm_core.checkpoint.shards import read_headers
+from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.settings import cache_directory
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ def _directory_metadata(location: Location, directory: Path) -> Metadata:
         return Metadata(location=location, config=config, tensors=None, directory=directory, pickles=str(error))
     tensors = [
         TensorSpec(name=name, element_type=entry.element_type, shape=entry.shape, nbytes=entry.nbytes)
-        for header in headers
-        for name, entry in header.tensors.items()
+        for name, entry in index_tensors(headers).items()
     ]
     return Metadata(location=location, config=config, tensors=tensors, directory=directory)
 
@@ -210,12 +209,12 @@ def _hub_metadata(location: Location) -> Metadata:
     return Metadata(
         location=pinned,
         config=config,
-        tensors=_hub_tensors(repository),
+        tensors=_hub_tensors(repository, weights),
         download=hub.missing_bytes(repository, [*repository.sidecars(), *weights]),
     )
 
 
-def _hub_tensors(repository: Repository) -> list[TensorSpec]:
+def _hub_tensors(repository: Repository, files: Sequence[str]) -> list[TensorSpec]:
     """Read the headers of a repository's safetensors files by range requests."""
     from edgellm_core.checkpoint.hub import fetch_tensor_metadata
 
@@ -226,7 +225,7 @@ def _hub_tensors(repository: Repository) -> list[TensorSpec]:
             shape=tuple(tensor.shape),
             nbytes=tensor.data_offsets[1] - tensor.data_offsets[0],
         )
-        for name, tensor in fetch_tensor_metadata(repository)
+        for name, tensor in fetch_tensor_metadata(repository, files)
     ]
 
 

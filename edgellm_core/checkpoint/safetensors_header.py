@@ -107,7 +107,9 @@ def _parse_json(file: Path, raw: bytes) -> dict[str, Any]:
 
 
 def _check_metadata(file: Path, value: Any) -> dict[str, str]:
-    """Return ``__metadata__``, which may hold strings only."""
+    """Return ``__metadata__``, which may hold strings only; null stands for nothing, as in safetensors' own reader."""
+    if value is None:
+        return {}
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise CorruptSafetensorsError(file, f"{_METADATA} is not an object of strings")
     return value

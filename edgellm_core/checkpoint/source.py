@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from edgellm_core.checkpoint.json_files import read_config, read_json
 from edgellm_core.checkpoint.location import Location, SourceKind, locate
 from edgellm_core.checkpoint.own_code import code_digest
-from edgellm_core.checkpoint.shards import index_tensors, read_headers
+from edgellm_core.checkpoint.shards import index_tensors, read_weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from edgellm_core.checkpoint.safetensors_header import SafetensorsHeader
-    from edgellm_core.checkpoint.tensors import TensorIndex
+    from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
     from edgellm_core.events import Reporter
     from edgellm_core.registry import ModelRegistry
 
@@ -56,6 +56,8 @@ class Checkpoint:
         config: contents of config.json.
         tensors: every tensor by name.
         headers: headers of the safetensors files.
+        duplicates: tensors that several files hold: the entry in ``tensors`` and another one, whose bytes may differ.
+        remarks: sentences about disagreements of its files that have no consequence.
         trust_remote_code: the user lets the checkpoint's own modeling code run.
     """
 
@@ -64,6 +66,8 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: TensorIndex
     headers: Sequence[SafetensorsHeader]
+    duplicates: Sequence[tuple[TensorEntry, TensorEntry]] = ()
+    remarks: Sequence[str] = ()
     trust_remote_code: bool = False
 
     @property
@@ -123,7 +127,13 @@ def open_checkpoint(
         UserError: the source can't be found or read, or is not a complete safetensors checkpoint; one class per cause
             in ``edgellm_core.checkpoint.errors``.
     """
-    location = locate(source, registry=registry, revision=revision)
+    checkpoint = _open(locate(source, registry=registry, revision=revision), report, trust_remote_code)
+    for remark in checkpoint.remarks:
+        report.note(remark)
+    return checkpoint
+
+
+def _open(location: Location, report: Reporter, trust_remote_code: bool) -> Checkpoint:
     if location.path is None:
         from edgellm_core.checkpoint.hub import download
 
@@ -156,7 +166,8 @@ def open_directory(
         trust_remote_code: let the checkpoint's own modeling code run.
     """
     config = read_config(directory)
-    headers = read_headers(directory)
+    files = read_weight_files(directory)
+    headers = files.headers
     record = SourceRecord(
         kind=location.kind,
         id=location.id,
@@ -169,6 +180,8 @@ def open_directory(
         config=config,
         tensors=index_tensors(headers),
         headers=headers,
+        duplicates=files.duplicates,
+        remarks=files.remarks,
         trust_remote_code=trust_remote_code,
     )
 

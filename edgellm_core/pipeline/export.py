@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.memory import collected_soon
@@ -72,6 +72,7 @@ class Export:
         fingerprint: changes with anything that the files depend on.
         digests: sha256 of files that were digested while they were written, by path in the bundle.
         reread: where transformers' ``generate`` drops its cache; None where it never does.
+        left_out: what of the checkpoint is not in the graph, as fields of the manifest's records.
     """
 
     model_path: Path
@@ -79,6 +80,7 @@ class Export:
     fingerprint: str
     digests: dict[str, str]
     reread: Reread | None
+    left_out: Sequence[Mapping[str, Any]] = ()
 
 
 def export_graph(
@@ -109,7 +111,7 @@ def export_graph(
         "surgery", lambda _report: lower(template, checkpoint, selection, target, host, settings.compute_precision)
     )
     fingerprint = digest_of(checkpoint.fingerprint(), key, target.name, code_digest())
-    bound: dict[str, str] = runner.resume(
+    bound: dict[str, Any] = runner.resume(
         "bind",
         workspace,
         fingerprint,
@@ -121,6 +123,7 @@ def export_graph(
         fingerprint=fingerprint,
         digests={f"llm/{DATA_FILE}": bound["sha256"]},
         reread=template.reread,
+        left_out=bound["left_out"],
     )
 
 
@@ -201,7 +204,7 @@ def lower(
     graph = stamp(template)
     before = operator_counts(graph)
     element_type = ELEMENT_TYPES[precision]
-    quantized = quantized_model(graph, template, checkpoint, selection.family.ignored_tensors, element_type)
+    quantized = quantized_model(graph, template, checkpoint, element_type)
     form = target.quantized(quantized)
     rules = [*core_rules(), *host.rules(), *selection.family.rules(), *form.rules, *target.rules()]
     results = run_rules(graph, rules, remaining_dimensions(template.dimensions(), quantized))
@@ -239,54 +242,32 @@ def bind_graph(
     """Stream the weights beside the graph and write both, with the files that a runtime needs.
 
     Returns:
-        ``sha256`` of the data file.
+        ``sha256`` of the data file, and ``left_out``: what of the checkpoint is not in the graph.
 
     Raises:
         EdgellmError: a tensor is missing, unexpected, malformed or out of range.
     """
-    from edgellm_core.weights.accounting import account, in_disk_order
+    from edgellm_core.pipeline.tensor_plan import plan_tensors
     from edgellm_core.weights.binder import bind
+    from edgellm_core.weights.copies import require_equal_ties
     from edgellm_core.weights.external_data import attach
-    from edgellm_core.weights.joined import join_recipes
     from edgellm_core.weights.tables import write_table
-    from edgellm_core.weights.tied import require_equal_duplicates
 
     model = lowered.model
-    quantized = {name for recipe in lowered.recipes for name in (recipe.name, *recipe.sources)}
-    used = {name for node in model.graph.node for name in node.input}
-    stacked = {*lowered.quantized.linears, *lowered.quantized.experts}
-    replaced = {weight for weight in stacked if weight not in used} | quantized
-    parameters = {name: spec for name, spec in template.stamped_parameters().items() if name not in replaced}
-    parts = {part.parameter for joined in lowered.joins.values() for part in joined}
-    apart = {table.parameter for table in lowered.tables.values()}
-    idle = [name for name in parameters if name not in {*used, *parts, *apart}]
-    if idle:
-        report.note(f"The model never uses {len(idle)} of its parameters, for example {idle[0]!r}.")
-    taken = {*quantized, *lowered.quantized.caches.values(), *lowered.quantized.queries.values()}
-    tensors = {name: entry for name, entry in checkpoint.tensors.items() if name not in taken}
-    recipes = account(
-        parameters,
-        tensors,
-        sources=template.sources,
-        tied=template.tied,
-        ignored=selection.family.ignored_tensors,
-    )
-    require_equal_duplicates(tensors, template.tied)
-    by_name = {recipe.name: recipe for recipe in recipes}
-    for file, table in lowered.tables.items():
-        recipe = replace(by_name[table.parameter], factor=table.factor)
+    plan = plan_tensors(lowered, template, checkpoint, selection.family)
+    for group in plan.left_out:
+        report.note(str(group))
+    require_equal_ties(checkpoint.tensors, plan.tied)
+    for file, recipe in plan.tables.items():
         write_table(recipe, checkpoint.tensors, folder / file, report)
-    plain = [recipe for recipe in recipes if recipe.name in used]
-    recipes = [*plain, *join_recipes(recipes, lowered.joins), *lowered.recipes]
-    recipes = in_disk_order(recipes, checkpoint.tensors)
-    bound = bind(recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
-    attach(model, recipes, bound.layout, location=DATA_FILE)
+    bound = bind(plan.recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
+    attach(model, plan.recipes, bound.layout, location=DATA_FILE)
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())
     write_support_files(checkpoint, selection, folder, report)
     lowered.target.write_files(model, checkpoint, selection.family, folder)
     if lowered.target.files_check:
         load_class(lowered.target.files_check)(folder, checkpoint, selection.family)
-    return {"sha256": bound.sha256}
+    return {"sha256": bound.sha256, "left_out": [asdict(group) for group in plan.left_out]}
 
 
 def write_support_files(checkpoint: Checkpoint, selection: Selection, folder: Path, report: Reporter) -> None:

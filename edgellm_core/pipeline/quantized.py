@@ -15,7 +15,7 @@ from edgellm_core.quantization.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.checkpoint.tensors import TensorIndex
@@ -45,16 +45,13 @@ def plain_names(tensors: TensorIndex, layout: QuantizationLayout | None) -> list
     return [name for name in tensors if name not in added and not name.endswith(endings or "\0")]
 
 
-def quantized_model(
-    graph: Any, template: Template, checkpoint: Checkpoint, ignored: Sequence[str], element_type: str
-) -> QuantizedModel:
+def quantized_model(graph: Any, template: Template, checkpoint: Checkpoint, element_type: str) -> QuantizedModel:
     """Find what of a stamped graph is quantized.
 
     Args:
         graph: ``onnx_graphsurgeon.Graph`` in semantic operators.
         template: what it was stamped from.
         checkpoint: the checkpoint.
-        ignored: regular expressions of tensors that the graph does not need.
         element_type: type of the graph, for example ``F16``.
 
     Raises:
@@ -64,6 +61,9 @@ def quantized_model(
     from edgellm_core.tracing.template import LayerNaming
 
     layout = layout_of(checkpoint)
+    if layout is not None:
+        kept = {name: form for name, form in layout.linears.items() if f"{name}.weight" not in template.left_out}
+        layout = replace(layout, linears=kept)
     if layout is None:
         return QuantizedModel(element_type=element_type)
     calls: dict[str, int] = {}
@@ -76,7 +76,7 @@ def quantized_model(
                 weight.name: (int(weight.shape[0]), template.sources.get(weight.name, (weight.name,)))
                 for weight in node.inputs[3:]
             }
-    names = _parameter_names(template, plain_names(checkpoint.tensors, layout), ignored)
+    names = _parameter_names(template, plain_names(checkpoint.tensors, layout))
     return find_quantized(
         layout,
         checkpoint.tensors,
@@ -98,14 +98,10 @@ def remaining_dimensions(dimensions: GraphDimensions, quantized: QuantizedModel)
     )
 
 
-def _parameter_names(template: Template, tensors: Collection[str], ignored: Sequence[str]) -> Mapping[str, str]:
+def _parameter_names(template: Template, tensors: Collection[str]) -> Mapping[str, str]:
     """Return the parameter that each tensor of the unquantized model is, by the tensor's name."""
-    from edgellm_core.weights.accounting import full_match, model_prefix
-
-    parameters = {*template.stamped_parameters(), *template.tied, *template.tied.values()}
-    prefix = model_prefix(tensors, parameters, full_match(ignored))
     alone = {parts[0]: name for name, parts in template.sources.items() if len(parts) == 1}
-    named = {name: alone.get(name, prefix + name) for name in tensors}
+    named = {name: alone.get(name, name) for name in tensors}
     return {tensor: template.tied.get(name, name) for tensor, name in named.items()}
 
 

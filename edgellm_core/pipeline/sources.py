@@ -28,12 +28,19 @@ def open_source(
 ) -> Checkpoint:
     """Open a model like ``open_checkpoint``; convert it first where another tool quantized it.
 
+    Tensors that several files hold are compared, byte by byte.
+
     Raises:
         UserError: the source can't be opened, or can't be represented; one class per cause.
     """
     checkpoint = open_checkpoint(
         source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code
     )
+    if checkpoint.duplicates:
+        from edgellm_core.weights.copies import require_equal_files
+
+        require_equal_files(checkpoint.duplicates)
+        report.note(_told_duplicates(checkpoint))
     importer = find_importer(checkpoint.config)
     if importer is None:
         return checkpoint
@@ -55,3 +62,12 @@ def open_source(
     location = Location(kind="directory", id=str(directory), path=directory)
     converted = open_directory(directory, location, trust_remote_code=trust_remote_code)
     return replace(converted, source=checkpoint.source)
+
+
+def _told_duplicates(checkpoint: Checkpoint) -> str:
+    first, second = checkpoint.duplicates[0]
+    names = {taken.name for taken, _other in checkpoint.duplicates}
+    return (
+        f"{len(names)} tensor(s) lie in several files with equal bytes, for example {first.name!r} in "
+        f"{second.file.name} and {first.file.name}."
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.own_code import own_classes
 from edgellm_core.tracing.errors import InvalidConfigError, UnreadConfigKeysError, UnsupportedArchitectureError
+from edgellm_core.tracing.left_out import FURTHER_TOKENS
 from edgellm_core.tracing.remote_code import load_own_config_class, refuse_untrusted
 
 if TYPE_CHECKING:
@@ -21,15 +22,23 @@ if TYPE_CHECKING:
 
 METADATA_KEYS: Final = frozenset(
     {
-        "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
-        "auto_map", "bos_token_id", "classifier_dropout", "custom_pipelines", "decoder_start_token_id", "dtype",
-        "eos_token_id", "id2label", "initializer_range", "label2id", "license", "model_max_length", "model_type",
-        "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "sep_token_id",
-        "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "transformers.js_config",
-        "unk_token_id", "unsloth_fixed", "unsloth_version", "use_cache",
+        "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_auto_class",
+        "_commit_hash", "_configuration_file", "_experts_implementation", "_experts_implementation_internal",
+        "_flash_attn_2_enabled", "_from_auto", "_from_pipeline", "_is_quantized", "_model_name_or_path",
+        "_name_or_path", "_output_attentions", "architectures", "attn_implementation", "auto_map", "bos_token_id",
+        "classifier_dropout", "custom_pipelines", "decoder_start_token_id", "dtype", "eos_token_id",
+        "experts_implementation", "gguf_file", "id2label", "initializer_range", "label2id", "license",
+        "model_max_length", "model_name_or_path", "model_type", "name_or_path", "output_attentions",
+        "output_hidden_states", "pad_token_id", "pretraining_tp", "sep_token_id", "task_specific_params",
+        "tokenizer_class", "torch_dtype", "transformers.js_config", "transformers_version", "unk_token_id",
+        "unsloth_fixed", "unsloth_version", "use_cache",
     }
 )  # fmt: skip
-"""Keys of config.json that describe the checkpoint or its training and never the forward pass."""
+"""Keys of config.json that describe the checkpoint, its training or its loading and never the forward pass.
+
+Most that begin with an underscore are written by loaders (transformers, ``PreTrainedConfig.to_dict``; Unsloth); others
+with one, like ``_sliding_window_pattern``, do change it.
+"""
 
 HANDLED_ELSEWHERE: Final = frozenset({"model_type", "quantization_config"})
 """Keys that choose the config class, or say how weights are stored: not for the config that is traced."""
@@ -139,6 +148,7 @@ def refuse_unread_keys(config: Mapping[str, Any], loaded: PreTrainedConfig, fami
         | HANDLED_ELSEWHERE
         | declared_keys(type(loaded))
         | set(family.harmless_config_keys)
+        | set(FURTHER_TOKENS)
     )
     if hasattr(loaded, "rope_parameters"):
         known |= LEGACY_ROPE_KEYS

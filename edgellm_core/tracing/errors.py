@@ -77,6 +77,18 @@ class UnsupportedConversionError(UserError):
         )
 
 
+class SeveralTensorsError(UserError):
+    """The checkpoint holds one parameter under several names."""
+
+    def __init__(self, parameter: str, names: Sequence[str]) -> None:
+        """Name the parameter and its tensors."""
+        shown = " and ".join(repr(name) for name in names[:3])
+        super().__init__(
+            f"The checkpoint holds parameter {parameter!r} {len(names)} times, as {shown}; transformers says not which "
+            "of them counts. Remove all but one of them."
+        )
+
+
 class UntraceableModelError(UserError):
     """The model does something that the exported graph could not reproduce."""
 

@@ -90,6 +90,7 @@ class Template:
         sources: parameter name → the checkpoint tensors that make it, joined along axis 0, for the whole model; only
             parameters that do not have a tensor of their own name.
         tied: parameter name → the name under which the graph holds the same storage.
+        left_out: tensors of the checkpoint that transformers knowingly leaves out, and why.
         calls: operators by name: ``(in layers, by representative; outside)`` counts recorded while tracing.
         reread: where ``generate`` drops its cache; None where it never does.
     """
@@ -100,6 +101,7 @@ class Template:
     parameters: Mapping[str, ParameterSpec]
     sources: Mapping[str, tuple[str, ...]]
     tied: Mapping[str, str]
+    left_out: Mapping[str, str]
     calls: Mapping[str, Mapping[str, int]]
     reread: Reread | None = None
 
@@ -147,6 +149,7 @@ class Template:
             "parameters": {name: dataclasses.asdict(spec) for name, spec in self.parameters.items()},
             "sources": dict(self.sources),
             "tied": dict(self.tied),
+            "left_out": dict(self.left_out),
             "calls": {operator: dict(counts) for operator, counts in self.calls.items()},
             "reread": dataclasses.asdict(self.reread) if self.reread else None,
         }
@@ -168,6 +171,7 @@ class Template:
             },
             sources={name: tuple(sources) for name, sources in fields["sources"].items()},
             tied=fields["tied"],
+            left_out=fields["left_out"],
             calls=fields["calls"],
             reread=Reread(**fields["reread"]) if fields["reread"] else None,
         )

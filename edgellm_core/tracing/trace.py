@@ -12,7 +12,7 @@ from onnx import helper
 from edgellm_core.tracing.aten import TABLE
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.calls import count_calls, remove_dead_nodes
-from edgellm_core.tracing.checkpoint_names import parameter_sources
+from edgellm_core.tracing.checkpoint_names import loaded_names, parameter_sources
 from edgellm_core.tracing.constant_numbers import fold_numbers
 from edgellm_core.tracing.converter import ELEMENT, IR_VERSION, OPSET, Converter, UnsupportedOperatorError
 from edgellm_core.tracing.errors import UntraceableModelError
@@ -20,6 +20,7 @@ from edgellm_core.tracing.generation_probe import find_reread
 from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layer_states import LayerState, state_tensors
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, depth_of, keep_traced_layers
+from edgellm_core.tracing.left_out import knowingly_left_out
 from edgellm_core.tracing.modeling_code import quiet_libraries
 from edgellm_core.tracing.operators import DOMAIN
 from edgellm_core.tracing.probe import probe_cache
@@ -104,10 +105,11 @@ def _trace_once(
 ) -> Template:
     model = build_weightless(config, dtype)
     tied = tied_parameters(model)
-    sources = parameter_sources(model, tensor_names)
     reread = find_reread(model)
     if one_token and reread:
         raise UntraceableModelError(type(model).__name__, _NOT_AT_ONCE.format(length=reread.at))
+    names = loaded_names(model, tensor_names)
+    sources, left_out = parameter_sources(model, names), knowingly_left_out(model, names)
     stack, states, mode = reduce_and_probe(model, family, full_depth=full_depth)
     rename = _parameter_naming(stack, tied)
     try:
@@ -126,6 +128,7 @@ def _trace_once(
         parameters=_parameter_specs(proto, traced),
         sources=sources,
         tied=tied,
+        left_out=left_out,
         calls=count_calls(traced.program.graph),
         reread=reread,
     )

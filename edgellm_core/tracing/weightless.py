@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from edgellm_core.tracing.configuration import NO_CAUSAL_LM
+from edgellm_core.tracing.configuration import NO_CAUSAL_LM, is_read
 from edgellm_core.tracing.errors import UnsupportedArchitectureError
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 
@@ -76,7 +76,8 @@ def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
         )
     with refused_as_untraceable(model_class.__name__, "initializing its buffers"):
         _initialize_buffers(model)
-    if getattr(model.config.get_text_config(), "is_decoder", True) is False:
+    text_config = model.config.get_text_config()
+    if getattr(text_config, "is_decoder", True) is False and is_read("is_decoder", type(text_config)):
         reason = "is_decoder is false, so it is an encoder, whose tokens also attend to later ones"
         raise UnsupportedArchitectureError(config.model_type, config.architectures, reason, ())
     model.tie_weights()  # left out by no_init_weights (transformers 5.23)

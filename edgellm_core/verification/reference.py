@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.verification.cases import Case, Logits, StepInputs
     from edgellm_core.verification.subject import Subject
     from edgellm_core.verification.synchronized import Synchronizer
@@ -63,10 +64,22 @@ def load_reference(subject: Subject, synchronizer: Synchronizer | None = None) -
 
 def _load_plain(subject: Subject) -> PreTrainedModel:
     config = copy.deepcopy(subject.config)
-    model = _from_pretrained(subject, config, subject.directory, local_files_only=True, use_safetensors=True)
+    model = _from_pretrained(subject, config, None, state_dict=stored_slices(subject.tensors))
     if subject.precision != "fp32":
         _round_weights(model, ELEMENT_TYPES[subject.precision])
     return model
+
+
+def stored_slices(tensors: TensorIndex) -> dict[str, Any]:
+    """Return what transformers itself gathers of a checkpoint's files: every tensor, read when it is indexed.
+
+    ``from_pretrained`` of the folder would ask more of it than of the weights: an index with ``metadata``, for example.
+    """
+    from safetensors import safe_open
+
+    files = dict.fromkeys(entry.file for entry in tensors.values())
+    readers: list[Any] = [safe_open(file, framework="pt") for file in files]
+    return {name: reader.get_slice(name) for reader in readers for name in reader.keys()}  # noqa: SIM118  # no mapping
 
 
 def _load_quantized(subject: Subject, synchronizer: Synchronizer | None) -> PreTrainedModel:

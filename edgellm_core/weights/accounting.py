@@ -1,11 +1,11 @@
-"""Strict accounting: every parameter gets a tensor, and every tensor of the checkpoint is used or ignored by name."""
+"""Strict accounting: every parameter gets a tensor, every tensor of the checkpoint is used or left out for a reason."""
 
 from __future__ import annotations
 
 import difflib
-import re
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from edgellm_core.weights.cast import can_cast
 from edgellm_core.weights.errors import (
@@ -18,9 +18,9 @@ from edgellm_core.weights.errors import (
 from edgellm_core.weights.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from edgellm_core.checkpoint.tensors import TensorIndex
+    from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
 
 NONE_TIED: Final[Mapping[str, str]] = MappingProxyType({})
 NO_SOURCES: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
@@ -38,19 +38,46 @@ class ParameterSpec(Protocol):
         """Dimensions; ``()`` for a scalar."""
 
 
+class TiedPair(NamedTuple):
+    """Two tensors of one parameter.
+
+    Attributes:
+        first: name of the tensor that the parameter is made of.
+        second: name of the other one.
+        element_type: of the parameter, for example ``F16``.
+    """
+
+    first: str
+    second: str
+    element_type: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Account:
+    """Where every tensor of a checkpoint goes.
+
+    Attributes:
+        recipes: how each parameter is made, in the order in which the tensors lie on disk.
+        left_out: tensors that no parameter takes, and why they may be left out.
+        tied: tensors of one parameter that must be equal.
+    """
+
+    recipes: list[Recipe]
+    left_out: Mapping[str, str]
+    tied: tuple[TiedPair, ...]
+
+
 def account(
     parameters: Mapping[str, ParameterSpec],
     tensors: TensorIndex,
     *,
     sources: Mapping[str, Sequence[str]] = NO_SOURCES,
     tied: Mapping[str, str] = NONE_TIED,
-    ignored: Sequence[str] = (),
-) -> list[Recipe]:
-    """Return how each parameter is made from the checkpoint, in the order in which the tensors lie on disk.
+    may_leave_out: Callable[[TensorEntry], str] = lambda _entry: "",
+) -> Account:
+    """Return how each parameter is made from the checkpoint, and what becomes of every other tensor.
 
-    A checkpoint that was saved from the model without its head (``layers.0…`` where the model says
-    ``model.layers.0…``) is accepted when one prefix makes all of its names fit. Of a group of tied tensors any member
-    will do, and all members that the checkpoint holds count as used.
+    Of a group of tied tensors any member will do, and all members that the checkpoint holds count as used.
 
     Args:
         parameters: the graph's parameters by their name in the transformers model.
@@ -58,43 +85,36 @@ def account(
         sources: name of a parameter → the tensors that make it, joined along axis 0, where it has no tensor of its own
             name; a stack ``[n, …]`` is its n parts one after the other.
         tied: name of a parameter → name of the one whose storage it shares.
-        ignored: regular expressions (full match) of tensors that the graph does not need.
+        may_leave_out: returns why the graph does not need a tensor; nothing for one that has to be used.
 
     Raises:
         MissingTensorsError: a parameter has no tensor.
-        UnexpectedTensorsError: a tensor is neither used nor ignored.
+        UnexpectedTensorsError: a tensor is neither used nor may it be left out.
         ShapeMismatchError: a tensor has another shape than its parameter.
         UnsupportedCastError: a tensor's element type can't become its parameter's.
     """
-    needless = full_match(ignored)
     groups = _tied_groups(tied)
-    prefix = model_prefix(tensors, {*parameters, *groups}, needless)
-    stored: dict[str, tuple[str, ...]] = {prefix + name: (name,) for name in tensors}
+    stored: dict[str, tuple[str, ...]] = {name: (name,) for name in tensors}
     stored.update({name: tuple(parts) for name, parts in sources.items()})
     found: dict[str, tuple[str, ...]] = {}
+    pairs: list[TiedPair] = []
     used: set[str] = set()
-    for name in parameters:
-        members = [name, *groups.get(name, ())]
+    for name, spec in parameters.items():
+        members = [name, *(other for other in groups.get(name, ()) if other != name)]
         present = [stored[member] for member in members if member in stored]
         if present:
             found[name] = present[0]
             used.update(part for parts in present for part in parts)
-    unexpected = [
-        name
-        for name in tensors
-        if name not in used and not (needless.fullmatch(name) or needless.fullmatch(prefix + name))
-    ]
+            copies = (pair for parts in present[1:] for pair in zip(present[0], parts, strict=True))
+            pairs += [TiedPair(first, second, spec.element_type) for first, second in copies]
+    reasons = {name: may_leave_out(entry) for name, entry in tensors.items() if name not in used}
+    unexpected = [name for name, why in reasons.items() if not why]
     _refuse_missing([name for name in parameters if name not in found], unexpected)
     if unexpected:
         raise UnexpectedTensorsError(sorted(unexpected))
     _refuse_other_shapes(parameters, found, tensors)
-    return _recipes(parameters, found, tensors)
-
-
-def full_match(patterns: Iterable[str]) -> re.Pattern[str]:
-    """Return one expression that matches what any of the patterns matches."""
-    joined = "|".join(f"(?:{pattern})" for pattern in patterns)
-    return re.compile(joined or r"(?!)")  # (?!) matches nothing
+    recipes = _recipes(parameters, found, tensors)
+    return Account(recipes=recipes, left_out={name: why for name, why in reasons.items() if why}, tied=tuple(pairs))
 
 
 def _tied_groups(tied: Mapping[str, str]) -> dict[str, list[str]]:
@@ -105,18 +125,6 @@ def _tied_groups(tied: Mapping[str, str]) -> dict[str, list[str]]:
         members.append(alias)
         groups[alias] = members
     return groups
-
-
-def model_prefix(tensors: Collection[str], wanted: set[str], needless: re.Pattern[str]) -> str:
-    """Return what must stand before all names of the checkpoint to make them the model's; mostly nothing."""
-    names = [name for name in tensors if not needless.fullmatch(name)]
-    if not names or any(name in wanted for name in names):
-        return ""
-    candidates = {name.removesuffix(names[0]) for name in wanted if name.endswith("." + names[0])}
-    for prefix in sorted(candidates):
-        if all(prefix + name in wanted or needless.fullmatch(prefix + name) for name in names):
-            return prefix
-    return ""
 
 
 def _refuse_missing(missing: Sequence[str], unused: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from edgellm_core.settings import ELEMENT_BYTES, PAIRED_TYPES
 from edgellm_core.weights.cast import (
     BITS,
+    NUMBERS,
     Bits,
     as_float,
     can_cast,
@@ -36,6 +37,7 @@ from edgellm_core.weights.packed import check_packed, copy_packed
 from edgellm_core.weights.pieces import Piece, pieces_of
 from edgellm_core.weights.reader import (
     Bytes,
+    Float32Stream,
     ReorderedStream,
     RowMajorStream,
     SourceFiles,
@@ -233,6 +235,10 @@ def _copy_piece(
         stream = TransposedStream(files, entry, block_bytes=BLOCK_CHUNKS * chunk_bytes)
     else:
         stream = RowMajorStream(files, entry, piece.first * ELEMENT_BYTES[entry.element_type])
+    if entry.element_type in NUMBERS and recipe.element_type in BITS:
+        stored = entry
+        stream = Float32Stream(stream, stored, lambda index: _index_in_file(recipe, stored, piece.first + index))
+        entry = replace(entry, element_type="F32")
     count_per_unit, source_size, target_size = _unit(recipe, entry)
     same = not recipe.join and (entry.element_type not in BITS or entry.element_type == recipe.element_type)
     scratch = np.empty(0 if same else chunk_bytes, np.uint8)

@@ -1,4 +1,6 @@
-"""Casts between F32, F16 and BF16 (round to nearest even, as torch does), and the search for values out of range.
+"""Casts to F32, F16 and BF16 (round to nearest even, as torch does), and the search for values out of range.
+
+Other numbers (F64, integers, booleans) go through F32, as transformers casts what it loads.
 
 All functions work on arrays of unsigned integers that hold the bits of the numbers. With torch in the process the
 casts run through torch, otherwise through numpy; torch is never imported here, because that alone takes longer than
@@ -28,6 +30,13 @@ Cast = Callable[[Bits, Bits], None]
 BITS: Final[dict[str, type[np.unsignedinteger[Any]]]] = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
 """Element type → unsigned integer of its width."""
 
+NUMBERS: Final[dict[str, np.dtype[Any]]] = {
+    "F64": np.dtype("<f8"), "BOOL": np.dtype("u1"),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
+}  # fmt: skip
+"""Element types that are turned into F32 first. F8 is missing: such weights mean nothing without their scales."""
+
 EXPONENT: Final = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 """Element type → its exponent bits; all of them set means NaN or infinite (IEEE 754; bfloat16 is F32's upper half)."""
 
@@ -39,7 +48,28 @@ TABLE_BLOCK: Final = 1 << 16
 
 def can_cast(source: str, target: str) -> bool:
     """Return whether elements of one type can be turned into the other."""
-    return source == target or (source in BITS and target in BITS) or (source == "U8" and target in PAIRED_TYPES)
+    if source == target:
+        return True
+    return (target in BITS and (source in BITS or source in NUMBERS)) or (source == "U8" and target in PAIRED_TYPES)
+
+
+def to_float32(raw: NDArray[np.uint8], element_type: str) -> Bits:
+    """Return the numbers of bytes, of a type of ``NUMBERS``, as bits of F32; what F32 can't hold becomes infinite."""
+    numbers = raw.view(NUMBERS[element_type])
+    if element_type == "BOOL":
+        numbers = numbers != 0
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32).view(np.uint32)
+
+
+def converted(raw: NDArray[np.uint8], source: str, target: str) -> Bits:
+    """Return the numbers of bytes as bits of another type of ``BITS``."""
+    values, source = (to_float32(raw, source), "F32") if source in NUMBERS else (raw.view(BITS[source]), source)
+    if source == target:
+        return values
+    made: Bits = np.empty(values.shape, BITS[target])
+    find_cast(source, target)(values, made)
+    return made
 
 
 def find_cast(source: str, target: str) -> Cast:

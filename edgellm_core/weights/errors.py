@@ -44,8 +44,9 @@ class UnexpectedTensorsError(UserError):
         """Name the tensors."""
         super().__init__(
             f"The checkpoint has {len(names)} tensor(s) that the model does not use: "
-            f"{_listed([repr(name) for name in names])}. Check that config.json belongs to these weights; tensors that "
-            "really are unused belong in the family's ignored_tensors."
+            f"{_listed([repr(name) for name in names])}. They may change what it computes: check that config.json "
+            "belongs to these weights (its layers, its biases). What really is unused has to be removed from the "
+            "checkpoint, or belongs in the ignored_tensors of its family."
         )
 
 
@@ -71,8 +72,9 @@ class UnsupportedCastError(UserError):
     def __init__(self, name: str, found: str, needed: str) -> None:
         """Name the tensor and both element types."""
         super().__init__(
-            f"Tensor {name!r} has element type {found}, which can't be turned into {needed}: weights are cast only "
-            "between F32, F16 and BF16. Use a checkpoint in one of these, or one that names its quantization."
+            f"Tensor {name!r} has element type {found}, which can't be turned into {needed}: weights are cast "
+            "from F64, F32, F16, BF16, integers and booleans only. Use a checkpoint in one of these, or one that names "
+            "its quantization."
         )
 
 
@@ -103,10 +105,14 @@ class WeightOverflowError(UserError):
 
     def __init__(self, name: str, index: int, value: float, element_type: str) -> None:
         """Name the tensor, the flat index of the first such weight, its value, and a precision that holds it."""
-        precisions = "--precision bf16 or --precision fp32" if element_type == "F16" else "--precision fp32"
+        remedies = {
+            "F16": "Build with --precision bf16 or --precision fp32.",
+            "BF16": "Build with --precision fp32.",
+            "F32": "No precision does: save the checkpoint with smaller weights.",
+        }
         super().__init__(
             f"Tensor {name!r} has the value {value:.6g} at flat index {index}, which {element_type} can't hold. "
-            f"Build with {precisions}."
+            f"{remedies[element_type]}"
         )
 
 

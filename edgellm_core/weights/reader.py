@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm_core.weights.errors import TruncatedTensorError, UnreadableFileError
+from edgellm_core.settings import ELEMENT_BYTES
+from edgellm_core.weights.cast import NUMBERS, to_float32
+from edgellm_core.weights.errors import TruncatedTensorError, UnreadableFileError, WeightOverflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from edgellm_core.checkpoint.tensors import TensorEntry
@@ -140,3 +142,33 @@ class TransposedStream:
             panel = raw[: count * row_bytes].view(self._dtype).reshape(count, self._columns)
             block[:, row : row + count] = panel[:, first:last].T
         return block.reshape(-1).view(np.uint8)
+
+
+class Float32Stream:
+    """Numbers of another type than F32, F16 and BF16, handed out as F32."""
+
+    def __init__(self, stream: TensorStream, entry: TensorEntry, place: Callable[[int], int]) -> None:
+        """Wrap the stream of a tensor; ``place`` tells where in the tensor an element lies from where it is written."""
+        self._stream = stream
+        self._entry = entry
+        self._place = place
+        self._handed = 0
+
+    def read_into(self, out: Bytes) -> None:
+        """Fill ``out`` with the next numbers.
+
+        Raises:
+            WeightOverflowError: F32 can't hold one.
+        """
+        count, element_type = out.size // 4, self._entry.element_type
+        raw: Bytes = np.empty(count * ELEMENT_BYTES[element_type], np.uint8)
+        self._stream.read_into(raw)
+        made = to_float32(raw, element_type)
+        if element_type == "F64":
+            numbers = raw.view(NUMBERS[element_type])
+            lost = np.flatnonzero(np.isinf(made.view(np.float32)) & np.isfinite(numbers))
+            if lost.size:
+                index, value = self._place(self._handed + int(lost[0])), float(numbers[lost[0]])
+                raise WeightOverflowError(self._entry.name, index, value, "F32")
+        out[:] = made.view(np.uint8)
+        self._handed += count

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from edgellm_core.weights.cast import BITS, as_float, find_cast, first_non_finite
+from edgellm_core.weights.cast import BITS, NUMBERS, as_float, converted, first_non_finite, to_float32
 from edgellm_core.weights.errors import (
     NonFiniteWeightError,
     RecipeMismatchError,
@@ -39,7 +39,7 @@ def check_stack(recipe: Recipe, packing: StackPacking, entries: Sequence[TensorE
     """
     floats = recipe.element_type in BITS
     for entry in entries:
-        if entry.element_type not in (BITS if floats else ("U8",)):
+        if entry.element_type not in ((*BITS, *NUMBERS) if floats else ("U8",)):
             raise UnsupportedCastError(entry.name, entry.element_type, recipe.element_type)
     items = recipe.shape[0]
     parts = len(entries) // max(1, items)
@@ -94,12 +94,13 @@ def _read(recipe: Recipe, entry: TensorEntry, files: SourceFiles) -> NDArray[Any
     RowMajorStream(files, entry).read_into(raw)
     if recipe.element_type not in BITS:
         return raw.reshape(entry.shape)
+    if entry.element_type in NUMBERS:
+        raw, entry = to_float32(raw, entry.element_type).view(np.uint8), replace(entry, element_type="F32")
     values = raw.view(BITS[entry.element_type])
     _refuse_non_finite(values, entry)
     made = values
     if entry.element_type != recipe.element_type:
-        made = np.empty(math.prod(entry.shape), BITS[recipe.element_type])
-        find_cast(entry.element_type, recipe.element_type)(values, made)
+        made = converted(raw, entry.element_type, recipe.element_type)
         index = first_non_finite(made, recipe.element_type)
         if index is not None:
             raise WeightOverflowError(

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from edgellm_core.checkpoint.errors import (
+    DifferingCopiesError,
     MissingShardError,
     NoWeightsError,
     PickleCheckpointError,
@@ -16,7 +17,7 @@ from edgellm_core.checkpoint.errors import (
     TruncatedFileError,
     UnreadableFileError,
 )
-from edgellm_core.checkpoint.shards import index_tensors, read_headers
+from edgellm_core.checkpoint.shards import index_tensors, read_headers, read_weight_files
 
 
 def rewrite_index(directory, change):
@@ -71,8 +72,10 @@ def test_tensor_in_another_shard_than_the_index_says(sharded):
     here, there = weight_map["model.layers.0.mlp.up_proj.weight"], weight_map["model.embed_tokens.weight"]
     assert here != there
     rewrite_index(sharded, lambda fields: fields["weight_map"].update({"model.layers.0.mlp.up_proj.weight": there}))
-    with pytest.raises(ShardIndexError, match=rf"up_proj.weight' should lie in {there} but lies in {here}"):
-        read_headers(sharded)
+    files = read_weight_files(sharded)
+    assert index_tensors(files.headers)["model.layers.0.mlp.up_proj.weight"].file.name == here
+    (remark,) = files.remarks
+    assert "names the wrong file for 1 tensor(s), for example 'model.layers.0.mlp.up_proj.weight'" in remark
 
 
 def test_tensor_of_the_index_that_no_shard_has(sharded):
@@ -80,15 +83,66 @@ def test_tensor_of_the_index_that_no_shard_has(sharded):
         fields["weight_map"]["ghost.weight"] = next(iter(fields["weight_map"].values()))
 
     rewrite_index(sharded, add)
-    with pytest.raises(ShardIndexError, match=r"'ghost.weight' should lie in .* but is in no shard"):
+    files = read_weight_files(sharded)
+    assert "ghost.weight" not in index_tensors(files.headers)
+    assert "lists, but no file holds, 1 tensor(s), for example 'ghost.weight'" in files.remarks[0]
+
+
+def test_tensor_that_the_index_does_not_list(sharded):
+    rewrite_index(sharded, lambda fields: fields["weight_map"].pop("model.norm.weight"))
+    files = read_weight_files(sharded)
+    assert "model.norm.weight" in index_tensors(files.headers)
+    assert not files.remarks
+
+
+def in_two_shards(sharded, change=lambda arrays: arrays):
+    first, second = sorted(sharded.glob("model-*.safetensors"))[:2]
+    extra = change(safetensors.numpy.load_file(first))
+    safetensors.numpy.save_file({**extra, **safetensors.numpy.load_file(second)}, second)
+    return first, second, extra
+
+
+def test_tensor_in_two_shards_is_taken_from_the_last_as_in_transformers(sharded):
+    first, second, extra = in_two_shards(sharded)
+    files = read_weight_files(sharded)
+    assert {taken.name for taken, _other in files.duplicates} == set(extra)
+    assert {(taken.file, other.file) for taken, other in files.duplicates} == {(second, first)}
+    assert {index_tensors(files.headers)[name].file for name in extra} == {second}
+    assert not files.remarks
+
+
+@pytest.mark.parametrize("change", [lambda a: a[:-1], lambda a: a.astype("float16")], ids=["shape", "type"])
+def test_tensor_in_two_shards_with_other_headers_is_refused(sharded, change):
+    first, second, _ = in_two_shards(sharded, lambda arrays: {name: change(array) for name, array in arrays.items()})
+    with pytest.raises(DifferingCopiesError, match=rf"lies in {first.name} and in {second.name}, and the two differ"):
         read_headers(sharded)
 
 
-def test_tensor_in_two_shards(sharded):
-    first, second = sorted(sharded.glob("model-*.safetensors"))[:2]
-    arrays = {**safetensors.numpy.load_file(first), **safetensors.numpy.load_file(second)}
-    safetensors.numpy.save_file(arrays, second)
-    with pytest.raises(ShardIndexError, match=rf"lies in {first.name} and in {second.name}"):
+def test_index_without_metadata(sharded):
+    rewrite_index(sharded, lambda fields: fields.pop("metadata"))
+    assert len(index_tensors(read_headers(sharded))) == 21
+
+
+def test_numbered_files_need_no_index(sharded):
+    with_index = index_tensors(read_headers(sharded))
+    (sharded / "model.safetensors.index.json").unlink()
+    files = read_weight_files(sharded)
+    assert index_tensors(files.headers) == with_index
+    assert "numbered files are read as one checkpoint" in files.remarks[0]
+
+
+def test_missing_numbered_file_is_named(sharded):
+    (sharded / "model.safetensors.index.json").unlink()
+    shards = sorted(sharded.glob("model-*.safetensors"))
+    shards[-1].unlink()
+    with pytest.raises(MissingShardError, match=rf"{len(shards)} shards, and 1 of them are missing: {shards[-1].name}"):
+        read_headers(sharded)
+
+
+def test_two_numbered_sets_are_not_one_checkpoint(sharded):
+    (sharded / "model.safetensors.index.json").unlink()
+    (sharded / "other-00001-of-00001.safetensors").write_bytes(b"")
+    with pytest.raises(NoWeightsError, match=r"one set of files like .*it has only model-00001"):
         read_headers(sharded)
 
 
@@ -116,7 +170,7 @@ def test_pickle_files_are_refused_with_the_way_out(tmp_path, name):
 
 def test_no_weights(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(NoWeightsError, match=r"needs model\.safetensors .* it has neither"):
+    with pytest.raises(NoWeightsError, match=r"needs model\.safetensors, .* it has none of them"):
         read_headers(tmp_path)
 
 

@@ -52,6 +52,8 @@ def test_a_key_that_switches_nothing_on_is_let_through(value, tmp_path):
         {"is_llama_config": True},
         {"cache_implementation": "hybrid", "pretraining_tp": 2, "model_max_length": 131072},
         {"quantization_config": {"quant_method": "awq"}},
+        {"_model_name_or_path": "somewhere", "_name_or_path": "elsewhere", "_commit_hash": "0123", "_from_auto": True},
+        {"_attn_implementation_internal": "sdpa", "_experts_implementation": "eager", "_flash_attn_2_enabled": True},
     ],
     ids=lambda value: next(iter(value)),
 )
@@ -73,7 +75,9 @@ def test_a_key_that_the_model_reads_undeclared_passes_and_reaches_it(model_type,
         assert loaded.layer_types == ["sliding_attention", "full_attention"] * 2
 
 
-@pytest.mark.parametrize("key", ["head_size", "_dim", "config", "logger", "q_proj", "sliding_window_patter"])
+@pytest.mark.parametrize(
+    "key", ["head_size", "_dim", "_window_pattern", "config", "logger", "q_proj", "sliding_window_patter"]
+)
 def test_a_key_that_only_looks_like_one_is_refused(key, tmp_path):
     with pytest.raises(UnreadConfigKeysError, match=key):
         load_config(tmp_path, {"model_type": "qwen3_moe", key: 2}, GenericFamily())

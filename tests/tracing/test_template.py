@@ -141,6 +141,7 @@ def test_each_layer_gets_the_parameters_of_its_representative():
         parameters={"wte": spec(9), "h.0.a": spec(1), "h.1.b": spec(2), "h.2.a": spec(1), "h.3.b": spec(2)},
         sources={},
         tied={},
+        left_out={},
         calls={"Append": {"0": 2, "1": 1, "2": 2, "3": 1}, "Linear": {"0": 3, "outside": 1}},
     )
     assert template.is_stamped

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WriteTensors = Callable[..., TensorIndex]
 
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "uint8": "U8", "bool": "BOOL",
-         "int8": "I8", "float8_e4m3fn": "F8_E4M3"}  # fmt: skip
+         "int8": "I8", "float64": "F64", "int32": "I32", "int16": "I16", "float8_e4m3fn": "F8_E4M3"}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -160,6 +160,31 @@ def test_bfloat16_overflow_suggests_float32(write_tensors, tmp_path):
     refuse(WeightOverflowError, match, recipes, write_tensors({"x": tensor}), tmp_path / "data")
 
 
+@pytest.mark.parametrize("target", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("source", [torch.float64, torch.int64, torch.int16, torch.bool])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_other_numbers_are_written_as_transformers_casts_them(write_tensors, tmp_path, source, target, transpose):
+    tensor = (torch.randn(30, 20, generator=torch.Generator().manual_seed(4), dtype=torch.float64) * 9).to(source)
+    wanted = tensor.t().contiguous() if transpose else tensor
+    recipes = [recipe_for("x", wanted, target, transpose=transpose)]
+    bind(recipes, write_tensors({"x": tensor}), tmp_path / "data", report=Reporter("bind"), chunk_bytes=64)
+    assert (tmp_path / "data").read_bytes() == bytes_of(wanted.float().to(FLOATS[target]))
+
+
+@pytest.mark.parametrize(("value", "error", "match"), [
+    (1e300, WeightOverflowError, r"value 1e\+300 at flat index 343, which F32 can't hold\. No precision does"),
+    (float("nan"), NonFiniteWeightError, r"value nan at flat index 343;"),
+    (float("inf"), NonFiniteWeightError, r"value inf at flat index 343;"),
+    (70000.0, WeightOverflowError, r"value 70000 at flat index 343, which F16 can't hold\. Build with"),
+])  # fmt: skip
+@pytest.mark.parametrize("transpose", [False, True])
+def test_doubles_out_of_range_are_refused(write_tensors, tmp_path, value, error, match, transpose):
+    tensor = torch.zeros(30, 20, dtype=torch.float64)
+    tensor[17, 3] = value
+    recipes = [recipe_for("x", tensor.t() if transpose else tensor, "F16", transpose=transpose)]
+    refuse(error, match, recipes, write_tensors({"x": tensor}), tmp_path / "data")
+
+
 @pytest.mark.parametrize("source", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("target", ["F32", "F16", "BF16"])
 def test_a_factor_multiplies_what_was_cast(write_tensors, tmp_path, source, target):
@@ -244,8 +269,8 @@ except WeightsNotWrittenError as error:
 
 
 def test_unknown_cast_is_refused(write_tensors, tmp_path):
-    tensor = torch.arange(3)
-    match = r"'x' has element type I64, which can't be turned into F16"
+    tensor = torch.ones(3).to(torch.float8_e4m3fn)
+    match = r"'x' has element type F8_E4M3, which can't be turned into F16.*Use a checkpoint in one of these"
     recipes = [recipe_for("x", tensor, "F16")]
     refuse(UnsupportedCastError, match, recipes, write_tensors({"x": tensor}), tmp_path / "data")
 

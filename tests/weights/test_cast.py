@@ -15,6 +15,7 @@ from edgellm_core.weights.cast import (
     TORCH_NAMES,
     as_float,
     can_cast,
+    converted,
     first_non_finite,
     has_non_finite,
     numpy_cast,
@@ -84,10 +85,27 @@ def test_as_float_reads_a_pattern(bits, element_type, value):
 
 @pytest.mark.parametrize(("source", "target", "possible"), [
     ("F16", "BF16", True), ("I64", "I64", True), ("F8_E4M3", "F8_E4M3", True),
-    ("I64", "F16", False), ("F8_E4M3", "F16", False), ("F32", "I64", False),
+    ("I64", "F16", True), ("F64", "BF16", True), ("BOOL", "F32", True), ("U8", "U4", True),
+    ("F8_E4M3", "F16", False), ("F32", "I64", False), ("I32", "I64", False),
 ])  # fmt: skip
-def test_only_floats_are_cast(source, target, possible):
+def test_numbers_are_cast_to_floats_alone(source, target, possible):
     assert can_cast(source, target) is possible
+
+
+SEVERAL = [3.0, -7.5, 0.0, 1.0, 16777217.0, 65519.999999999, 1 + 2**-40, -1e-320]
+
+
+@pytest.mark.parametrize("target", list(BITS))
+@pytest.mark.parametrize("source", ["float64", "int64", "int32", "int16", "int8", "uint8", "bool"])
+def test_other_numbers_are_cast_as_torch_casts_them(source, target):
+    values = torch.tensor(SEVERAL, dtype=torch.float64).clamp(0 if source in ("uint8", "bool") else -100, None)
+    if source in ("int16", "int8", "uint8"):
+        values = values.clamp(None, 127)
+    values = values.to(getattr(torch, source))
+    names = {"float64": "F64", "bool": "BOOL", "uint8": "U8"}
+    found = converted(values.view(torch.uint8).numpy(), names.get(source, f"I{source[3:]}"), target)
+    expected = values.to(torch.float32).to(getattr(torch, TORCH_NAMES[target]))  # as transformers loads into float32
+    assert np.array_equal(found.view(np.uint8), expected.view(torch.uint8).numpy())
 
 
 def test_thread_count_of_torch_is_restored():
