@@ -218,7 +218,8 @@ class Target:
         kv_caches: values of ``--kv-cache`` that it takes; None for all.
         exact_cache_scales: whether scales of keys and values stay float32; else they take the type of the graph.
         files_check: ``module:function`` that compares what the runtime computes from the files beside a graph with the
-            original; called with their folder, the checkpoint and its family. Empty where it computes nothing.
+            original; called with their folder, the checkpoint and its family, it returns sentences that a user has to
+            know. Empty where the runtime computes nothing.
         engine_form: ``module:Class`` that says how an engine is made of the graph; like the default,
             ``edgellm_core.engine.form.EngineForm``.
         builds_engine: whether ``--engine auto`` builds one; without it the runtime's own builder does, on the device.

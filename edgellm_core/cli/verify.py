@@ -86,7 +86,8 @@ def _compare(
     selection = host.select(checkpoint.config, forced=manifest.family.name, directory=checkpoint.directory)
     target = find_target(manifest.target, host.targets())
     if target.files_check:
-        load_class(target.files_check)(bundle.llm, checkpoint, selection.family)
+        for note in load_class(target.files_check)(bundle.llm, checkpoint, selection.family):
+            report.note(note)
     mode = choose_mode(requested, checkpoint, manifest.compute_precision, max_memory=max_memory, report=report)
     return verify_graph(
         bundle.model_path,

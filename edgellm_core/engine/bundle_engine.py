@@ -45,12 +45,14 @@ def add_engine(
 
     Raises:
         OtherEngineBuilderError: the target's engines are built with another package.
+        InvalidSettingError: with these limits the runtime would not compute what the original does.
         EdgellmError: as :func:`build_engine`.
     """
     from edgellm_core.bundle import write_manifest
 
     if backend.name not in form.backends:
         raise OtherEngineBuilderError(bundle.manifest.target, backend.name, form.backends)
+    form.check_limits(bundle.llm, limits)
     without = _without_engine(bundle.manifest)
     if bundle.manifest.engine is not None:
         write_manifest(bundle.directory, without)

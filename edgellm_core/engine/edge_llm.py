@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from edgellm_core.engine.errors import EngineLibraryError, UnexpectedGraphInputError
 from edgellm_core.engine.form import EngineForm
+from edgellm_core.errors import InvalidSettingError
 from edgellm_core.host import LIBRARY_SUFFIX, listed_paths
 from edgellm_core.runtime.paged.pages import PAGE_TOKENS
+from edgellm_core.runtime.paged.rope import short_capacity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +84,22 @@ class EdgeLlmEngineForm(EngineForm):
             raise UnexpectedGraphInputError(name, tuple(shape))
         rest = (2, pages) if name == "kv_page_table" else tuple(shape[1:])
         return tuple((size, *rest) for size in first[name])
+
+    def check_limits(self, folder: Path, limits: ProfileLimits) -> None:
+        """Refuse a KV cache with which LongRoPE's one table is not that of short texts.
+
+        Raises:
+            InvalidSettingError: ``max_seq_len`` is beyond the original context.
+        """
+        short = short_capacity(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        if short is not None and limits.max_seq_len > short:
+            raise InvalidSettingError(
+                "--max-seq-len",
+                f"must not exceed {short}: the runtime makes one table of RoPE for texts of all lengths, and that of "
+                "longer ones is not the original's for shorter texts",
+                limits.max_seq_len,
+                "Lower it.",
+            )
 
     def write_settings(self, folder: Path, limits: ProfileLimits) -> tuple[str, ...]:
         """Write ``builder_config`` into config.json, which the runtime reads."""

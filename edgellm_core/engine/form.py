@@ -48,6 +48,18 @@ class EngineForm:
         """
         return input_ranges(name, shape, profile)
 
+    def check_limits(self, folder: Path, limits: ProfileLimits) -> None:
+        """Refuse limits with which the runtime would not compute what the original does; none here.
+
+        Args:
+            folder: folder of the graph.
+            limits: what the engine has to take.
+
+        Raises:
+            InvalidSettingError: naming the limit.
+        """
+        del folder, limits
+
     def write_settings(self, folder: Path, limits: ProfileLimits) -> tuple[str, ...]:
         """Tell the runtime what the engine was built for; nothing here.
 

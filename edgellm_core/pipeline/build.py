@@ -295,6 +295,7 @@ def _engine_stage(job: Job, plan: EnginePlan | None, export: Export) -> dict[str
         from edgellm_core.engine import build_engine
         from edgellm_core.engine.bundle_engine import manifest_record
 
+        plan.form.check_limits(job.workspace.llm, plan.limits)
         record = build_engine(
             export.model_path,
             job.workspace.llm / ENGINE_FILE,

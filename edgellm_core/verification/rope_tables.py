@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edgellm_core.runtime.paged.rope import rope_of
+from edgellm_core.runtime.paged.rope import rope_of, short_capacity
 from edgellm_core.verification.errors import RopeTablesDifferError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import nn
@@ -37,13 +37,19 @@ ANGLE_ROUNDING: Final = 2.0**-20
 2⁻²⁴ each on the way from ``rope_theta`` to an angle, and four last places of CUDA's ``powf``."""
 
 
-def require_equal_tables(folder: Path, checkpoint: Checkpoint, family: ModelFamily) -> None:
+def require_equal_tables(folder: Path, checkpoint: Checkpoint, family: ModelFamily) -> list[str]:
     """Compare the table of the written config.json with the original's.
+
+    LongRoPE has two: that of a KV cache within the original context, and that of a larger one, which the original has
+    for longer texts.
 
     Args:
         folder: where config.json of the runtime lies.
         checkpoint: the original.
         family: its family.
+
+    Returns:
+        What a user has to know.
 
     Raises:
         RopeTablesDifferError: the runtime would compute other angles.
@@ -55,24 +61,29 @@ def require_equal_tables(folder: Path, checkpoint: Checkpoint, family: ModelFami
     config = load_config(
         checkpoint.directory, checkpoint.config, family, trust_remote_code=checkpoint.trust_remote_code
     )
-    context = proven_context(written)
-    rope = rope_of(written, context)
+    context, short = int(written["max_position_embeddings"]), short_capacity(written)
     for name, module in rotary_modules(config):
-        compare_tables(name, rope, original_table(module, context))
+        for length in lengths_with_tables(context, short):
+            compare_tables(name, rope_of(written, length), original_table(module, length))
+    return [] if short is None or short >= context else [_one_table(short)]
 
 
-def proven_context(written: Mapping[str, Any]) -> int:
-    """Return how many positions the runtime has to compute as the original does.
+def lengths_with_tables(context: int, short: int | None) -> list[int]:
+    """Return the lengths of text for which the original has a table each: all of it, and LongRoPE's short texts.
 
-    LongRoPE's one table is that of the original context, as long as the KV cache is no longer than it.
+    Args:
+        context: longest text.
+        short: longest text with LongRoPE's short factors; None for other RoPE.
     """
-    context = int(written["max_position_embeddings"])
-    scaling = written["rope_scaling"] or {}
-    return min(context, int(written["original_max_position_embeddings"])) if _is_longrope(scaling) else context
+    return [context] if short is None or short >= context else [short, context]
 
 
-def _is_longrope(scaling: Mapping[str, Any]) -> bool:
-    return bool(scaling.get("type", scaling.get("rope_type")) == "longrope")
+def _one_table(short: int) -> str:
+    return (
+        f"TensorRT-Edge-LLM makes one table of RoPE for texts of all lengths, chosen by its KV cache: build its engine "
+        f"with --maxKVCacheCapacity {short} or less. With a larger one it reads texts of up to {short} tokens with the "
+        "angles of longer ones, which the original does not."
+    )
 
 
 def rotary_modules(config: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -90,15 +101,21 @@ def rotary_modules(config: Any) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def original_table(module: nn.Module, context: int) -> Iterator[tuple[Array, Array]]:
-    """Yield positions ``[n]`` and the original's table of them, float32 ``[n, rotary_dim]``: cosines, then sines."""
+def original_table(module: nn.Module, length: int) -> Iterator[tuple[Array, Array]]:
+    """Yield positions ``[n]`` and the original's table of them, float32 ``[n, rotary_dim]``: cosines, then sines.
+
+    Args:
+        module: the original's.
+        length: of the text; it is asked for its last position each time, because LongRoPE looks at the largest.
+    """
     import torch
 
-    for start in range(0, context, CHUNK):
-        positions = torch.arange(start, min(start + CHUNK, context))
+    for start in range(0, length, CHUNK):
+        positions = torch.arange(start, min(start + CHUNK, length))
         with torch.inference_mode():
-            both = module(torch.zeros(1), positions[None])
-        yield positions.numpy(), np.concatenate([one_of_each_pair(part[0].numpy()) for part in both], axis=1)
+            both = module(torch.zeros(1), torch.cat([positions, torch.tensor([length - 1])])[None])
+        table = [one_of_each_pair(part[0, :-1].numpy()) for part in both]
+        yield positions.numpy(), np.concatenate(table, axis=1)
 
 
 def one_of_each_pair(values: Array) -> Array:

@@ -28,6 +28,7 @@ from edgellm_core.engine.errors import (
 )
 from edgellm_core.engine.form import load_libraries
 from edgellm_core.engine.profiles import ProfileLimits, make_profiles
+from edgellm_core.errors import InvalidSettingError
 from edgellm_core.events import Reporter
 from edgellm_core.host import PluginHost
 from edgellm_core.pipeline.build import build
@@ -164,6 +165,43 @@ def wheel(tmp_path):
     (tmp_path / "_native").mkdir()
     (tmp_path / "_native" / "variants.json").write_text(json.dumps({"variants": variants}))
     return tmp_path
+
+
+LONGROPE = {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("config", "length"), [(LONGROPE, 257), ({**LONGROPE, "original_max_position_embeddings": 64}, 256)]
+)
+def test_a_cache_beyond_the_short_table_of_longrope_is_refused(tmp_path, config, length):
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    limits = ProfileLimits(max_input_len=32, max_seq_len=length)
+    with pytest.raises(InvalidSettingError, match="--max-seq-len must not exceed"):
+        EdgeLlmEngineForm().check_limits(tmp_path, limits)
+    with pytest.raises(InvalidSettingError, match=f"got {length}. Lower it"):
+        EdgeLlmEngineForm().check_limits(tmp_path, limits)
+
+
+@pytest.mark.parametrize("config", [LONGROPE, {"rope_scaling": None}, {"rope_scaling": {"type": "yarn"}}])
+def test_a_cache_within_one_table_is_taken(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    EdgeLlmEngineForm().check_limits(tmp_path, ProfileLimits(max_input_len=32, max_seq_len=256))
+
+
+def test_limits_are_checked_before_an_engine_is_built(with_bodies):
+    path = with_bodies.llm / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**fields, **LONGROPE}), encoding="utf-8")
+    limits = ProfileLimits(max_input_len=32, max_seq_len=300)
+    with pytest.raises(InvalidSettingError, match="must not exceed 256"):
+        add_engine(
+            with_bodies,
+            form=WithoutPlugins(),
+            backend=BACKENDS["tensorrt-rtx"],
+            compute_capability=None,
+            report=Reporter("engine"),
+            limits=limits,
+        )
 
 
 def test_the_library_for_gpu_and_tensorrt_is_chosen(wheel):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig
 
-from edgellm_core.runtime.paged.rope import rope_of
+from edgellm_core.runtime.paged.rope import rope_of, short_capacity
 from edgellm_core.targets.edge_llm.rope_config import rope_fields
 from edgellm_core.verification.errors import RopeTablesDifferError
 from edgellm_core.verification.rope_tables import (
     compare_tables,
+    lengths_with_tables,
     one_of_each_pair,
     original_table,
-    proven_context,
     rotary_modules,
 )
 
@@ -58,9 +58,14 @@ def _compare(config, rope, context):
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_over_the_whole_context(kind):
     config, written = _both(kind)
-    context = proven_context(written)
-    assert context == (512 if kind == "longrope" else CONTEXT)
-    _compare(config, rope_of(written, context), context)
+    lengths = lengths_with_tables(CONTEXT, short_capacity(written))
+    assert lengths == ([512, CONTEXT] if kind == "longrope" else [CONTEXT])
+    for length in lengths:
+        _compare(config, rope_of(written, length), length)
+
+
+def test_a_context_within_the_original_one_has_one_table():
+    assert lengths_with_tables(512, 512) == [512]
 
 
 def _scaled(**fields):
@@ -81,7 +86,7 @@ def _scaled(**fields):
 )
 def test_a_wrong_key_is_caught(kind, damage, difference):
     config, written = _both(kind)
-    context = proven_context(written)
+    context = short_capacity(written) or CONTEXT
     with pytest.raises(RopeTablesDifferError, match=difference):
         _compare(config, rope_of(damage(written), context), context)
 
@@ -93,9 +98,10 @@ def test_the_other_table_of_longrope_is_caught():
 
 
 def test_the_table_of_the_short_context_beyond_it_is_caught():
+    """Also at early positions, which long texts turn by other angles."""
     config, written = _both("longrope")
     with pytest.raises(RopeTablesDifferError, match="at position"):
-        _compare(config, rope_of(written, 512), 1024)
+        _compare(config, rope_of(written, 512), 513)
 
 
 @pytest.mark.parametrize("attribute", ["divisor", "multiplier"])

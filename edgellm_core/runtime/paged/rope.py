@@ -79,6 +79,16 @@ def rope_of(config: Mapping[str, Any], capacity: int) -> Rope:
     return _KINDS.get(kind, _default)(config, scaling, capacity)  # it takes an unknown type for the plain one
 
 
+def short_capacity(config: Mapping[str, Any]) -> int | None:
+    """Return the largest KV cache with which LongRoPE's table is that of short texts; None for other RoPE.
+
+    The runtime makes one table for all texts. With a larger cache it is that of long ones, also for short texts.
+    """
+    if _kind(config, _scaling(config)) != "longrope":
+        return None
+    return int(_number(config, "original_max_position_embeddings"))
+
+
 def rotary_dim(config: Mapping[str, Any]) -> int:
     """Return the columns of the table."""
     scaling, head_dim = _scaling(config), int(config["head_dim"])

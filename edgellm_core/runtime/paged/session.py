@@ -82,7 +82,10 @@ class GraphFiles:
 
 
 def read_files(folder: Path) -> GraphFiles:
-    """Read ``embedding.safetensors`` and ``config.json``."""
+    """Read ``embedding.safetensors`` and ``config.json``.
+
+    Each step has the table of an engine whose KV cache just holds it, so LongRoPE's is that of the text's length.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
     def cos_sin(positions: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgellm_core.runtime.errors import RopeConfigError
-from edgellm_core.runtime.paged.rope import rope_of, rotary_dim
+from edgellm_core.runtime.paged.rope import rope_of, rotary_dim, short_capacity
 
 PLAIN = {"head_dim": 8, "partial_rotary_factor": 1.0, "rope_theta": 10000.0, "max_position_embeddings": 64}
 """Four pairs of channels: constants 10000^(0, 1/4, 1/2, 3/4) = 1, 10, 100, 1000."""
@@ -140,6 +140,12 @@ def test_longrope_has_one_table_by_capacity():
     for capacity, divisors in ((16, [1, 2, 3, 4]), (17, [5, 6, 7, 8]), (64, [5, 6, 7, 8])):
         angles = np.array([3, 0.3, 0.03, 0.003]) / divisors
         _expect(_angles({**LONG, "attention_factor": 7.0}, capacity=capacity, **fields), angles, 1.5**0.5)
+
+
+def test_the_largest_cache_with_short_factors():
+    assert short_capacity({**PLAIN, "rope_scaling": LONG, "original_max_position_embeddings": 16}) == 16
+    assert short_capacity({**PLAIN, "rope_scaling": YARN}) is None
+    assert short_capacity({**PLAIN, "rope_scaling": None}) is None
 
 
 def test_longrope_without_a_longer_context_has_no_factor():

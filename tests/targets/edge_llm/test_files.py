@@ -75,3 +75,8 @@ def test_the_engine_is_the_runtimes(checkpoint, tmp_path):
     assert any(f"llm_build --onnxDir {tmp_path / 'out' / 'llm'}" in note for note in notes)
     with pytest.raises(OtherEngineBuilderError, match="'edge-llm' are built with tensorrt; got --engine tensorrt-rtx"):
         _build(checkpoint, tmp_path / "other", engine="tensorrt-rtx")
+
+
+def test_the_one_table_of_longrope_is_told(edge_llm, tmp_path):
+    _, notes = _build(edge_llm("phi3").checkpoint, tmp_path / "out")
+    assert any("--maxKVCacheCapacity 12 or less" in note for note in notes)
