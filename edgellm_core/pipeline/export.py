@@ -266,14 +266,9 @@ def bind_graph(
     write_support_files(checkpoint, selection, folder, report)
     lowered.target.write_files(model, checkpoint, selection.family, folder)
     if lowered.target.files_check:
-<<<<<<< HEAD
-        load_class(lowered.target.files_check)(folder, checkpoint, selection.family)
-    return {"sha256": bound.sha256, "left_out": [asdict(group) for group in plan.left_out]}
-=======
         for note in load_class(lowered.target.files_check)(folder, checkpoint, selection.family):
             report.note(note)
-    return {"sha256": bound.sha256}
->>>>>>> 2e8ab71 (Say and check which table of LongRoPE an engine gets)
+    return {"sha256": bound.sha256, "left_out": [asdict(group) for group in plan.left_out]}
 
 
 def write_support_files(checkpoint: Checkpoint, selection: Selection, folder: Path, report: Reporter) -> None:
