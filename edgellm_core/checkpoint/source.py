@@ -90,12 +90,12 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Return a sha256 that changes with every file that a build reads, without reading weights.
 
-        Over config.json, generation_config.json, hf_quant_config.json and tokenizer files (bytes), and over name, size,
+        Over config.json, generation_config.json, settings of the quantization and tokenizer files (bytes), name, size,
         modification time in ns and header of each safetensors file; and over the checkpoint's own code where that is
         trusted.
         """
         digest = hashlib.sha256()
-        names = ("generation_config.json", "hf_quant_config.json")
+        names = ("generation_config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json")
         extras = [path for path in (self.directory / name for name in names) if path.is_file()]
         for path in (self.directory / "config.json", *extras, *self.tokenizer_files()):
             _add(digest, path.name.encode(), path.read_bytes())
