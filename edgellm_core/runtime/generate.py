@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgellm_core.runtime.errors import EmptyPromptError
+from edgellm_core.runtime.errors import EmptyPromptError, UnknownTokenError
 from edgellm_core.runtime.logits_processors import Request, make_processors
 from edgellm_core.runtime.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from edgellm_core.bundle import RuntimeRecord
     from edgellm_core.runtime.session import DecoderSession
@@ -95,7 +95,9 @@ def generate(
 
     Raises:
         EmptyPromptError: ``input_ids`` is empty.
+        UnknownTokenError: an id is outside the vocabulary.
     """
+    require_known(input_ids, session.vocab_size)
     sampler = sampler or Sampler()
     timings = timings if timings is not None else Timings()
     timings.prompt_tokens = len(input_ids)
@@ -168,3 +170,19 @@ def answer(
         sampler=sample,
         timings=timings,
     )
+
+
+def require_known(input_ids: Iterable[int], vocab_size: int | None) -> None:
+    """Refuse ids without a row of the embedding: negative ones count from its end, too large ones end in a traceback.
+
+    Args:
+        input_ids: tokens.
+        vocab_size: rows of the embedding; None where they are not known.
+
+    Raises:
+        UnknownTokenError: an id is outside.
+    """
+    if vocab_size is not None:
+        unknown = next((identifier for identifier in input_ids if not 0 <= identifier < vocab_size), None)
+        if unknown is not None:
+            raise UnknownTokenError(int(unknown), vocab_size)

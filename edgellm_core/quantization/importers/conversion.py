@@ -12,6 +12,7 @@ import numpy as np
 from edgellm_core.checkpoint.conversion_cache import conversion_directory, write_conversion
 from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.checkpoint.shards import INDEX_FILE, SINGLE_FILE
+from edgellm_core.checkpoint.tokenizer_files import TEMPLATE_FOLDER
 from edgellm_core.quantization.importers.source import ForeignCheckpoint, NewTensor
 from edgellm_core.quantization.layout import MIXED, QUANT_CONFIG
 from edgellm_core.settings import ELEMENT_BYTES
@@ -132,6 +133,8 @@ def _copy_other_files(directory: Path, config: Mapping[str, Any], made: Path) ->
     for path in directory.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in (INDEX_FILE, "config.json"):
             shutil.copyfile(path, made / path.name)
+    if (directory / TEMPLATE_FOLDER).is_dir():
+        shutil.copytree(directory / TEMPLATE_FOLDER, made / TEMPLATE_FOLDER)
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     (made / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
