@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgellm_core.bundle import (
+    AnswersRecord,
     EngineRecord,
     FamilyRecord,
     FileRecord,
@@ -26,7 +27,6 @@ from edgellm_core.bundle import (
     SourceRecord,
     StageRecord,
     SurgeryRecord,
-    TokenizerRecord,
     VerificationRecord,
     file_records,
     load_bundle,
@@ -49,9 +49,8 @@ FILES = {"llm/model.onnx": b"graph", "llm/model.onnx.data": bytes(range(256)) * 
 KEYS = {
     "": {
         "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "quality",
-        "surgery", "engine", "files", "quantization", "runtime", "left_out", "tokenizer",
+        "surgery", "engine", "files", "quantization", "runtime", "answers", "left_out",
     },
-    "tokenizer": {"status", "reference", "texts", "chats", "written", "beyond_embedding"},
     "source": {"kind", "id", "revision", "digest"},
     "family": {"name", "plugin", "version"},
     "stages": {"name", "seconds", "peak_rss_mib", "cached"},
@@ -63,6 +62,7 @@ KEYS = {
     },
     "runtime": {"reread_at", "stop_tokens", "settings", "not_applied"},
     "left_out": {"pattern", "tensors", "bytes", "why"},
+    "answers": {"reference", "prompts", "tokens", "max_rel_err", "ties"},
     "surgery": {"rule", "expected", "applied"},
     "quantization": {"linears", "kv_cache", "compute_precision", "producer"},
     "engine": {"backend", "version", "compute_capability", "profiles", "bytes"},
@@ -91,6 +91,7 @@ def make_manifest(files=(), **changes) -> Manifest:
         "runtime": RuntimeRecord(
             reread_at=4097, stop_tokens=(2, 3), settings={"sequence_bias": [[[5], -1.5]]}, not_applied={"num_beams": 4}
         ),
+        "answers": [AnswersRecord(reference="settings", prompts=3, tokens=144, max_rel_err=1e-7, ties=0)],
         "surgery": [
             SurgeryRecord(rule="RmsNormToStandard", expected=5, applied=5),
             SurgeryRecord(rule="RemoveIdentity", expected=(0, None), applied=2),
@@ -101,9 +102,6 @@ def make_manifest(files=(), **changes) -> Manifest:
         ),
         "quantization": QuantizationRecord(
             linears={"fp8": 14}, kv_cache="fp8", compute_precision="fp16", producer="modelopt 0.47.0"
-        ),
-        "tokenizer": TokenizerRecord(
-            status="equal", reference="GPT2Tokenizer", texts=74, chats=16, written=None, beyond_embedding=0,
         ),
         "files": files,
     }  # fmt: skip
@@ -225,7 +223,7 @@ def test_unknown_and_missing_keys_are_named(bundle, part):
     with pytest.raises(InvalidManifestError, match=rf"at '{part}.*surprise': Extra inputs are not permitted"):
         load_bundle(bundle)
     (bundle / "bundle.json").write_text(original)
-    key = {"": "files", "verification": "status", "tokenizer": "status"}.get(part, min(KEYS[part]))
+    key = {"": "files", "verification": "status"}.get(part, min(KEYS[part]))
     change(bundle, lambda fields: of(fields).pop(key))
     with pytest.raises(InvalidManifestError, match=rf"at '{part}.*{key}': Field required"):
         load_bundle(bundle)

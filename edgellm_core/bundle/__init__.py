@@ -7,6 +7,7 @@ from edgellm_core.bundle.loading import Bundle, load_bundle
 from edgellm_core.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    AnswersRecord,
     EngineRecord,
     FamilyRecord,
     FileRecord,
@@ -19,7 +20,6 @@ from edgellm_core.bundle.manifest import (
     SourceRecord,
     StageRecord,
     SurgeryRecord,
-    TokenizerRecord,
     VerificationRecord,
     read_manifest,
     write_manifest,
@@ -29,6 +29,7 @@ from edgellm_core.bundle.publishing import check_output, publish
 __all__ = [
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "AnswersRecord",
     "Bundle",
     "EngineRecord",
     "FamilyRecord",
@@ -42,7 +43,6 @@ __all__ = [
     "SourceRecord",
     "StageRecord",
     "SurgeryRecord",
-    "TokenizerRecord",
     "VerificationRecord",
     "check_output",
     "file_records",

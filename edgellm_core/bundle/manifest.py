@@ -89,27 +89,6 @@ class StageRecord(Record):
     cached: bool
 
 
-class TokenizerRecord(Record):
-    """The tokenizer and chat templates of the bundle, and how they were compared with those of the source.
-
-    Attributes:
-        status: ``equal``; ``written``, where they are equal after transformers wrote them anew; ``skipped`` where the
-            comparison was switched off; or ``none`` where the source has no tokenizer.
-        reference: the class of transformers that they were compared with; None where they were not.
-        texts: texts that were encoded and decoded by both.
-        chats: conversations that were rendered by both; 0 where there is no chat template.
-        written: why transformers wrote them anew: the first difference; None where the files are the source's own.
-        beyond_embedding: tokens whose ids the embedding has no row for; a prompt with one is refused.
-    """
-
-    status: Literal["equal", "written", "skipped", "none"]
-    reference: str | None = None
-    texts: NonNegativeInt = 0
-    chats: NonNegativeInt = 0
-    written: str | None = None
-    beyond_embedding: NonNegativeInt = 0
-
-
 class VerificationRecord(Record):
     """How the bundle was compared with the original model.
 
@@ -193,6 +172,24 @@ class LeftOutRecord(Record):
     tensors: NonNegativeInt
     bytes: NonNegativeInt
     why: str
+
+
+class AnswersRecord(Record):
+    """How answers of ``edgellm run`` were compared with those of transformers' ``generate``, token by token.
+
+    Attributes:
+        reference: what was run, in words.
+        prompts: number of prompts.
+        tokens: tokens that were compared, up to 48 of each answer.
+        max_rel_err: largest relative error of the logits that they were chosen from.
+        ties: tokens that fell otherwise between logits that are equal within the tolerance.
+    """
+
+    reference: str
+    prompts: NonNegativeInt
+    tokens: NonNegativeInt
+    max_rel_err: NonNegativeFloat
+    ties: NonNegativeInt
 
 
 class SurgeryRecord(Record):
@@ -297,10 +294,10 @@ class Manifest(Record):
         left_out: what of the checkpoint is not in the graph, such as a vision tower.
         versions: package → version that took part in the build.
         stages: what each stage took.
-        tokenizer: how tokenizer and chat templates were compared; None in bundles of older versions.
         verification: how the bundle was proved.
         quality: what the precision costs; None where it was not measured.
         runtime: what a runtime has to do beside running the graph; None in bundles of earlier versions.
+        answers: how what ``runtime`` says was proved; empty where it was not.
         surgery: what each rule did.
         engine: the engine, if there is one.
         files: every file of the bundle but ``bundle.json``.
@@ -315,10 +312,10 @@ class Manifest(Record):
     left_out: tuple[LeftOutRecord, ...] = ()
     versions: dict[str, str]
     stages: tuple[StageRecord, ...]
-    tokenizer: TokenizerRecord | None = None
     verification: VerificationRecord
     quality: QualityRecord | None = None
     runtime: RuntimeRecord | None = None
+    answers: tuple[AnswersRecord, ...] = ()
     surgery: tuple[SurgeryRecord, ...]
     engine: EngineRecord | None = None
     files: tuple[FileRecord, ...]

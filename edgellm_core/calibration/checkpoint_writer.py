@@ -89,9 +89,7 @@ class CheckpointWriter:
         self._write_json(QUANT_CONFIG, described)
         for path in (checkpoint.directory / "generation_config.json", *checkpoint.tokenizer_files()):
             if path.is_file():
-                copy = self.folder / path.relative_to(checkpoint.directory)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, copy)
+                shutil.copyfile(path, self.folder / path.name)
         if checkpoint.trust_remote_code:
             for path in checkpoint.directory.glob("*.py"):
                 shutil.copyfile(path, self.folder / path.name)

@@ -76,6 +76,7 @@ def _compare(
     report: Reporter,
 ) -> VerificationResult:
     from edgellm_core.host import PluginHost
+    from edgellm_core.pipeline.answers import prove_settings
     from edgellm_core.targets import find_target, load_class
     from edgellm_core.verification.gate import verify_graph
     from edgellm_core.verification.mode import choose_mode
@@ -89,6 +90,8 @@ def _compare(
         for note in load_class(target.files_check)(bundle.llm, checkpoint, selection.family):
             report.note(note)
     mode = choose_mode(requested, checkpoint, manifest.compute_precision, max_memory=max_memory, report=report)
+    if manifest.runtime is not None:
+        prove_settings(checkpoint, manifest.runtime, bundle.model_path)
     return verify_graph(
         bundle.model_path,
         checkpoint,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from edgellm_core.bundle import (
+    AnswersRecord,
     Bundle,
     EngineRecord,
     FamilyRecord,
@@ -13,10 +14,10 @@ from edgellm_core.bundle import (
     Manifest,
     QualityRecord,
     QuantizationRecord,
+    RuntimeRecord,
     SourceRecord,
     StageRecord,
     SurgeryRecord,
-    TokenizerRecord,
     VerificationRecord,
     check_output,
     file_records,
@@ -27,6 +28,8 @@ from edgellm_core.bundle import (
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
+from edgellm_core.pipeline.answers import answers_stage
+from edgellm_core.pipeline.engine import EnginePlan, engine_stage, plan_engine
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import (
     MANIFEST_PACKAGES,
@@ -35,14 +38,12 @@ from edgellm_core.pipeline.fingerprint import (
     digest_of,
     installed_versions,
 )
-from edgellm_core.pipeline.gpu_needs import needed_compute_capabilities
 from edgellm_core.pipeline.quality import measure
 from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.quantized import layout_of
-from edgellm_core.pipeline.runtime_rules import runtime_rules
+from edgellm_core.pipeline.runtime_rules import tell_rules
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.sources import open_source
-from edgellm_core.pipeline.tokenizer import tokenizer_stage
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.runtime.generation_settings import runtime_record
@@ -53,42 +54,24 @@ if TYPE_CHECKING:
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import Target
-    from edgellm_core.engine import Backend, EngineForm, ProfileLimits
     from edgellm_core.quantization.layout import QuantizationLayout
-
-ENGINE_FILE: Final = "llm.engine"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnginePlan:
-    """Which engine is going to be built.
-
-    Attributes:
-        backend: the package that builds it.
-        limits: what it has to take.
-        compute_capability: which GPUs it is for; None for the backend's default.
-        form: what the target asks for.
-    """
-
-    backend: Backend
-    limits: ProfileLimits
-    compute_capability: int | None
-    form: EngineForm
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was found out about the bundle, as fields of the manifest's records.
+    """What was found out about the graph, as fields of the manifest's records.
 
     Attributes:
-        tokenizer: the comparison of tokenizer and chat templates with those of the source.
         verification: the comparison with what it was exported from.
         quality: the comparison with the unquantized original; None where it was not measured.
+        runtime: what a runtime has to do beside running the graph.
+        answers: how that was compared.
     """
 
-    tokenizer: dict[str, Any]
     verification: dict[str, Any]
     quality: dict[str, Any] | None
+    runtime: RuntimeRecord
+    answers: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +143,6 @@ def _run(job: Job) -> None:
     settings, runner = job.settings, job.runner
     checkpoint, selection, engine_plan = runner.run("checkpoint", lambda report: _open(job, report))
     original = checkpoint
-    tokenizer = tokenizer_stage(
-        checkpoint, selection.family, compared=settings.verify != "off", workspace=job.workspace, runner=runner
-    )
     if settings.quantizes:
         checkpoint = quantize_stage(
             checkpoint, selection, settings, host=job.host, workspace=job.workspace, runner=runner
@@ -181,8 +161,21 @@ def _run(job: Job) -> None:
         workspace=job.workspace,
         runner=runner,
     )
-    proof = Proof(tokenizer=tokenizer, verification=verification, quality=quality)
-    engine = _engine_stage(job, engine_plan, export)
+    runtime = runtime_record(checkpoint.directory, reread_at=export.reread.at if export.reread else None)
+    answers = (
+        []
+        if settings.verify == "off"
+        else answers_stage(
+            checkpoint,
+            runtime,
+            export.model_path,
+            fingerprint=export.fingerprint,
+            workspace=job.workspace,
+            runner=runner,
+        )
+    )
+    proof = Proof(verification=verification, quality=quality, runtime=runtime, answers=answers)
+    engine = engine_stage(job, engine_plan, export)
     runner.run("publish", lambda report: _publish(job, checkpoint, selection, export, proof, engine, report))
 
 
@@ -201,7 +194,7 @@ def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan
     selection = job.host.select(checkpoint.config, forced=job.settings.family, directory=checkpoint.directory)
     job.target.check(checkpoint, selection.family)
     report.note(f"Family {selection.family.name!r}: {selection.reason}.")
-    return checkpoint, selection, _engine_plan(job, checkpoint, layout, report)
+    return checkpoint, selection, plan_engine(job, checkpoint, layout, report)
 
 
 def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export: Export) -> dict[str, Any]:
@@ -246,81 +239,6 @@ def _registered_tolerance(job: Job) -> float | None:
     return next((status.max_rel_err for name, status in precisions.items() if name == job.settings.precision), None)
 
 
-def _engine_plan(
-    job: Job, checkpoint: Checkpoint, layout: QuantizationLayout | None, report: Reporter
-) -> EnginePlan | None:
-    """Decide about the engine before the long stages, so that a wrong setting costs nothing.
-
-    Raises:
-        ZeroPointsError: an engine was asked for, and TensorRT does not take what the checkpoint holds.
-        TooOldGpuError: an engine was asked for, and its GPU does not compute with what is quantized.
-        UserError: the engine can't be built here; one class per cause.
-    """
-    settings = job.settings
-    if settings.engine == "auto" and not job.target.builds_engine:
-        report.note(f"No engine: {job.target.engine_note(job.out)}")
-        return None
-    from edgellm_core.engine import choose_backend, engine_form, limits_for_context
-    from edgellm_core.engine.errors import NO_BACKEND, OtherEngineBuilderError, TooOldGpuError, ZeroPointsError
-
-    form = engine_form(job.target)
-    if settings.engine not in ("auto", "none", *form.backends):
-        raise OtherEngineBuilderError(job.target.name, settings.engine, form.backends)
-    limits = limits_for_context(
-        checkpoint.config.get("max_position_embeddings"),
-        max_batch_size=settings.max_batch_size,
-        max_input_len=settings.max_input_len,
-        max_seq_len=settings.max_seq_len,
-    )
-    backend = choose_backend(settings.engine, report, compute_capability=settings.compute_capability)
-    if backend is None:
-        if settings.engine == "auto":
-            report.note(f"No engine: {NO_BACKEND}")
-        return None
-    if layout is not None and "uint4" in layout.counts():
-        if settings.engine != "auto":
-            raise ZeroPointsError(backend.name)
-        report.note("No engine: TensorRT takes no weights with zero points. The graph runs on ONNX Runtime.")
-        return None
-    target = backend.target(settings.compute_capability)
-    needed = needed_compute_capabilities(settings, layout, job.host.schemes())
-    lacking = {name: least for name, least in needed.items() if target is not None and least > target}
-    if target is not None and lacking:
-        if settings.engine != "auto" or settings.compute_capability is not None:
-            raise TooOldGpuError(lacking, target)
-        report.note(f"No engine: this GPU (SM {target}) lacks {', '.join(lacking)}.")
-        return None
-    form.libraries(backend, target)
-    return EnginePlan(backend=backend, limits=limits, compute_capability=target, form=form)
-
-
-def _engine_stage(job: Job, plan: EnginePlan | None, export: Export) -> dict[str, Any] | None:
-    if plan is None:
-        return None
-
-    def body(report: Reporter) -> dict[str, Any]:
-        from edgellm_core.engine import build_engine
-        from edgellm_core.engine.bundle_engine import manifest_record
-
-        plan.form.check_limits(job.workspace.llm, plan.limits)
-        record = build_engine(
-            export.model_path,
-            job.workspace.llm / ENGINE_FILE,
-            backend=plan.backend,
-            compute_capability=plan.compute_capability,
-            limits=plan.limits,
-            report=report,
-            form=plan.form,
-        )
-        plan.form.write_settings(job.workspace.llm, plan.limits)
-        fields: dict[str, Any] = manifest_record(record).model_dump()
-        return fields
-
-    asked = [plan.backend.name, plan.backend.version(), plan.compute_capability, str(plan.limits)]
-    record: dict[str, Any] = job.runner.resume("engine", job.workspace, digest_of(export.fingerprint, *asked), body)
-    return record
-
-
 def _publish(
     job: Job,
     checkpoint: Checkpoint,
@@ -330,6 +248,7 @@ def _publish(
     engine: dict[str, Any] | None,
     report: Reporter,
 ) -> None:
+    tell_rules(proof.runtime, export.reread, target=job.target, folder=job.workspace.llm, report=report)
     source, settings = checkpoint.source, job.settings
     layout = layout_of(checkpoint)
     manifest = Manifest(
@@ -341,10 +260,10 @@ def _publish(
         left_out=tuple(LeftOutRecord(**fields) for fields in export.left_out),
         versions=installed_versions((*MANIFEST_PACKAGES, *([engine["backend"]] if engine else []))),
         stages=tuple(StageRecord(**outcome_fields(outcome)) for outcome in job.runner.outcomes),
-        tokenizer=TokenizerRecord(**proof.tokenizer),
         verification=VerificationRecord(**proof.verification),
         quality=QualityRecord(**proof.quality) if proof.quality else None,
-        runtime=runtime_rules(checkpoint, export.reread, target=job.target, folder=job.workspace.llm, report=report),
+        runtime=proof.runtime,
+        answers=tuple(AnswersRecord(**fields) for fields in proof.answers),
         surgery=tuple(
             SurgeryRecord(rule=r.rule, expected=r.expected.as_json(), applied=r.applied) for r in export.graph.rules
         ),

@@ -1,37 +1,28 @@
-"""What the bundle tells a runtime to do beside running the graph, and what of it the user has to know."""
+"""What of the rules for a runtime the user of a bundle has to know."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.runtime.generation_settings import runtime_record
-
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgellm_core.bundle import RuntimeRecord
-    from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import Target
     from edgellm_core.events import Reporter
     from edgellm_core.tracing.template import Reread
 
 
-def runtime_rules(
-    checkpoint: Checkpoint, reread: Reread | None, *, target: Target, folder: Path, report: Reporter
-) -> RuntimeRecord:
-    """Return what a runtime has to do, and say what is unusual about it.
+def tell_rules(record: RuntimeRecord, reread: Reread | None, *, target: Target, folder: Path, report: Reporter) -> None:
+    """Say what is unusual about what a runtime has to do.
 
     Args:
-        checkpoint: the original.
+        record: what it has to do.
         reread: where ``generate`` drops its cache.
         target: what the graph was lowered for.
         folder: folder of the graph, with its tokenizer.
         report: told about it.
-
-    Raises:
-        GenerationSettingError: a setting of the checkpoint is none that ``generate`` takes.
     """
-    record = runtime_record(checkpoint.directory, reread_at=reread.at if reread else None)
     if reread:
         report.note(_reread_note(reread))
     if record.not_applied:
@@ -39,7 +30,6 @@ def runtime_rules(
         report.note(f"edgellm run does not apply {names} of the checkpoint; transformers' generate does.")
     for note in (*_end_notes(record, folder), *target.runtime_notes(record)):
         report.note(note)
-    return record
 
 
 def _reread_note(reread: Reread) -> str:

@@ -1,26 +1,35 @@
-"""Prefill and decode over a :class:`~edgellm_core.runtime.session.DecoderSession`."""
+"""Prefill and decode over a :class:`StepSession`."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgellm_core.runtime.errors import EmptyPromptError, UnknownTokenError
+from edgellm_core.runtime.errors import EmptyPromptError
 from edgellm_core.runtime.logits_processors import Request, make_processors
 from edgellm_core.runtime.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from edgellm_core.bundle import RuntimeRecord
-    from edgellm_core.runtime.session import DecoderSession
 
     ChooseToken = Callable[[np.ndarray[Any, np.dtype[np.float32]], Sequence[int]], int]
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class StepSession(Protocol):
+    """What reads tokens step by step, for example a :class:`~edgellm_core.runtime.session.DecoderSession`."""
+
+    def initial_states(self, batch: int) -> Any:
+        """Return the states before the first token."""
+
+    def run(self, input_ids: Ids, attention_mask: Ids, position_ids: Ids, states: Any) -> tuple[Any, Any]:
+        """Return float32 logits [batch, seq, vocab] of one step, and the states for the next one."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,7 +82,7 @@ def left_pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Ids, 
 
 
 def generate(
-    session: DecoderSession,
+    session: StepSession,
     input_ids: Sequence[int],
     *,
     max_new_tokens: int,
@@ -85,7 +94,7 @@ def generate(
     """Yield the tokens of one answer as they are chosen, without the stop token.
 
     Args:
-        session: the loaded graph.
+        session: mostly a loaded graph.
         input_ids: the prompt; at least one token.
         max_new_tokens: most tokens to choose.
         stop_ids: tokens that end the answer.
@@ -95,9 +104,7 @@ def generate(
 
     Raises:
         EmptyPromptError: ``input_ids`` is empty.
-        UnknownTokenError: an id is outside the vocabulary.
     """
-    require_known(input_ids, session.vocab_size)
     sampler = sampler or Sampler()
     timings = timings if timings is not None else Timings()
     timings.prompt_tokens = len(input_ids)
@@ -127,7 +134,7 @@ def generate(
 
 
 def answer(
-    session: DecoderSession,
+    session: StepSession,
     prompt: Sequence[int],
     runtime: RuntimeRecord,
     *,
@@ -138,7 +145,7 @@ def answer(
     """Yield the tokens of one answer as transformers' ``generate`` would choose them, without the stop token.
 
     Args:
-        session: the loaded graph.
+        session: mostly a loaded graph.
         prompt: its tokens; at least one.
         runtime: what has to be done beside running the graph.
         max_new_tokens: most tokens to choose.
@@ -170,19 +177,3 @@ def answer(
         sampler=sample,
         timings=timings,
     )
-
-
-def require_known(input_ids: Iterable[int], vocab_size: int | None) -> None:
-    """Refuse ids without a row of the embedding: negative ones count from its end, too large ones end in a traceback.
-
-    Args:
-        input_ids: tokens.
-        vocab_size: rows of the embedding; None where they are not known.
-
-    Raises:
-        UnknownTokenError: an id is outside.
-    """
-    if vocab_size is not None:
-        unknown = next((identifier for identifier in input_ids if not 0 <= identifier < vocab_size), None)
-        if unknown is not None:
-            raise UnknownTokenError(int(unknown), vocab_size)

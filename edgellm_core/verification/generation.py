@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
     from edgellm_core.bundle import RuntimeRecord
+    from edgellm_core.runtime.generate import StepSession
     from edgellm_core.runtime.logits_processors import Logits
-    from edgellm_core.runtime.session import DecoderSession
 
 NEW_TOKENS: Final = 48
 """Tokens of an answer that is compared."""
@@ -71,7 +71,7 @@ class GenerationComparison:
 
 
 def compare_generation(
-    session: DecoderSession,
+    session: StepSession,
     model: PreTrainedModel,
     runtime: RuntimeRecord,
     prompts: Sequence[Sequence[int]],
@@ -153,13 +153,25 @@ def original_answer(
             output = generate(ids, **arguments)
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
             raise OriginalGenerationError(folder, one_line(error)) from error
-    chosen = tuple(output.sequences[0, len(prompt) :].tolist())
-    stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    chosen, stops = tuple(output.sequences[0, len(prompt) :].tolist()), _stops_of(config)
     return OriginalAnswer(
         tokens=chosen[:-1] if chosen[-1] in stops else chosen,
         chosen=chosen,
         scores=torch.cat(output.scores).float().numpy(),
     )
+
+
+def original_stop_tokens(folder: Path) -> list[int]:
+    """Return the tokens that end an answer of the checkpoint, as transformers reads them.
+
+    Raises:
+        OriginalGenerationError: transformers refuses the settings.
+    """
+    return [token for token in _stops_of(_generation_config(folder)) if token is not None and token >= 0]
+
+
+def _stops_of(config: GenerationConfig) -> list[Any]:
+    return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
 
 
 class _Follower:
