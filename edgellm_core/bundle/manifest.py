@@ -162,7 +162,7 @@ class LeftOutRecord(Record):
     """Tensors of the checkpoint that are not in the graph, for one reason.
 
     Attributes:
-        pattern: what their names have in common; ``*`` stands for anything.
+        pattern: what their names have in common; ``*`` stands for any number, at the end for anything.
         tensors: how many they are.
         bytes: bytes that they take in the checkpoint.
         why: the reason.

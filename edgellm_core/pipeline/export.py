@@ -98,6 +98,8 @@ def export_graph(
     Raises:
         EdgellmError: the model can't be exported; one class per cause.
     """
+    from edgellm_core.weights.left_out import LeftOut
+
     key = trace_key(
         checkpoint.config,
         plain_names(checkpoint.tensors, layout_of(checkpoint)),
@@ -117,6 +119,8 @@ def export_graph(
         fingerprint,
         lambda report: bind_graph(lowered, template, checkpoint, selection, workspace.llm, report),
     )
+    for fields in bound["left_out"]:  # also where an earlier run bound
+        runner.note("bind", str(LeftOut(**fields)))
     return Export(
         model_path=workspace.llm / MODEL_FILE,
         graph=lowered,
@@ -255,8 +259,6 @@ def bind_graph(
 
     model = lowered.model
     plan = plan_tensors(lowered, template, checkpoint, selection.family)
-    for group in plan.left_out:
-        report.note(str(group))
     require_equal_ties(checkpoint.tensors, plan.tied)
     for file, recipe in plan.tables.items():
         write_table(recipe, checkpoint.tensors, folder / file, report)

@@ -130,6 +130,10 @@ class StageRunner:
         workspace.store(name, fingerprint, result)
         return result
 
+    def note(self, name: str, message: str) -> None:
+        """Say something about a stage that has ended, or whose earlier result was used."""
+        Reporter(name, self.listener).note(message)
+
     def cached(self, name: str, result: Any) -> None:
         """Record that an earlier result of a stage was used."""
         reporter = Reporter(name, self.listener)

@@ -28,7 +28,7 @@ class LeftOut:
     """Tensors of a checkpoint that are not in the graph, for one reason.
 
     Attributes:
-        pattern: what their names have in common; ``*`` stands for anything.
+        pattern: what their names have in common; ``*`` stands for any number, at the end for anything.
         tensors: how many they are.
         bytes: bytes that they take in the checkpoint.
         why: the reason, as the rest of a sentence.
@@ -86,27 +86,34 @@ def grouped(reasons: Mapping[str, str], tensors: TensorIndex) -> list[LeftOut]:
         reasons: name of each of them, and why.
         tensors: all tensors of the checkpoint.
     """
-    shared = _prefixes(name for name in tensors if name not in reasons)
+    shared = _beginnings(name.split(".") for name in tensors if name not in reasons)
     groups: dict[tuple[str, str], list[str]] = {}
     for name, why in reasons.items():
-        groups.setdefault((_pattern(name, shared), why), []).append(name)
+        groups.setdefault((_pattern(name.split("."), shared), why), []).append(name)
     return [
         LeftOut(pattern=pattern, tensors=len(names), bytes=sum(tensors[name].nbytes for name in names), why=why)
         for (pattern, why), names in sorted(groups.items())
     ]
 
 
-def _prefixes(names: Iterable[str]) -> set[str]:
-    """Return all dotted beginnings of names."""
-    split = [name.split(".") for name in names]
-    return {".".join(parts[:count]) for parts in split for count in range(len(parts))}
+def _beginnings(names: Iterable[Sequence[str]]) -> set[tuple[str, ...]]:
+    """Return all beginnings of names in parts, also with layers as ``*``."""
+    found: set[tuple[str, ...]] = set()
+    for parts in names:
+        for count in range(len(parts) + 1):
+            found |= {tuple(parts[:count]), _any_layer(parts[:count])}
+    return found
 
 
-def _pattern(name: str, shared: Collection[str]) -> str:
-    """Return the shortest beginning of a name that no kept tensor has, with layers in front of its end as ``*``."""
-    parts = name.split(".")
-    own = next(
-        count for count in range(1, len(parts) + 1) if count == len(parts) or ".".join(parts[:count]) not in shared
-    )
-    beginning = [*("*" if part.isdigit() else part for part in parts[: own - 1]), parts[own - 1]]
-    return ".".join([*beginning, *(["*"] if own < len(parts) else [])])
+def _any_layer(parts: Sequence[str]) -> tuple[str, ...]:
+    """Return parts of a name with numbers in front of the last one as ``*``."""
+    return (*("*" if part.isdigit() else part for part in parts[:-1]), *parts[-1:])
+
+
+def _pattern(parts: Sequence[str], shared: Collection[tuple[str, ...]]) -> str:
+    """Return the shortest beginning of a name that no kept tensor has, of any layer where none has that either."""
+    counts = range(1, len(parts) + 1)
+    own = next((count for count in counts if tuple(parts[:count]) not in shared), len(parts))
+    beginning = tuple(parts[:own])
+    general = _any_layer(beginning)
+    return ".".join([*(beginning if general in shared else general), *(["*"] if own < len(parts) else [])])

@@ -37,7 +37,7 @@ print(json.dumps({**result, "notes": [event.message for event in events if event
 
 @pytest.fixture
 def repositories(tmp_path, tiny_single, tiny_sharded):
-    """Four repositories; the good ones also hold files that must not be fetched."""
+    """Repositories; the good ones also hold files that must not be fetched."""
     for name, origin in (("tiny", tiny_single), ("sharded", tiny_sharded)):
         directory = tmp_path / "repositories" / name
         shutil.copytree(origin, directory)
@@ -53,6 +53,9 @@ def repositories(tmp_path, tiny_single, tiny_sharded):
     holey = tmp_path / "repositories" / "holey"
     shutil.copytree(tiny_sharded, holey)
     min(holey.glob("model-*.safetensors")).unlink()
+    unlisted = tmp_path / "repositories" / "unlisted"
+    shutil.copytree(tiny_sharded, unlisted)
+    (unlisted / "model.safetensors.index.json").unlink()
     (tmp_path / "repositories" / "empty").mkdir()
     (tmp_path / "repositories" / "empty" / "README.md").write_text("hello")
     return {f"org/{path.name}": path for path in (tmp_path / "repositories").iterdir()}
@@ -174,6 +177,15 @@ def test_detect_reads_headers_over_the_network_and_no_weights(hub, environment, 
     local = sum(path.stat().st_size for path in repositories["org/sharded"].glob("model-*.safetensors"))
     assert result["stages"][0]["disk"] > local
     assert result["will_not_work"] == []
+
+
+def test_numbered_files_need_no_index(hub, environment):
+    found = json.loads(detect(["org/unlisted"], environment, hub.url).stdout)
+    assert found == {**json.loads(detect(["org/sharded"], environment, hub.url).stdout), **found}
+    assert found["parameters"] > 0
+    result = open_in_process(["org/unlisted"], environment, hub.url)
+    assert result["tensors"] == 21
+    assert any("numbered files are read as one checkpoint" in note for note in result["notes"])
 
 
 def test_detect_lists_pickle_weights_as_what_will_not_work(hub, environment):
