@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,14 @@ def export_stock(folder: Path, scheme: str, **options: Any) -> Any:
 
         export_hf_checkpoint(quantized, dtype=torch.float16, export_dir=str(folder))
     return quantized
+
+
+def describe(folder: Path, **quantization: Any) -> None:
+    """Describe a checkpoint in hf_quant_config.json, and there only."""
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": quantization}))
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("quantization_config", None)
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def export_with_twin(folder: Path, scheme: str, **options: Any) -> Any:

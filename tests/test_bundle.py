@@ -27,6 +27,7 @@ from edgellm_core.bundle import (
     SourceRecord,
     StageRecord,
     SurgeryRecord,
+    TokenizerRecord,
     VerificationRecord,
     file_records,
     load_bundle,
@@ -49,8 +50,9 @@ FILES = {"llm/model.onnx": b"graph", "llm/model.onnx.data": bytes(range(256)) * 
 KEYS = {
     "": {
         "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "quality",
-        "surgery", "engine", "files", "quantization", "runtime", "answers", "left_out",
+        "surgery", "engine", "files", "quantization", "runtime", "answers", "left_out", "tokenizer",
     },
+    "tokenizer": {"status", "reference", "texts", "chats", "written", "beyond_embedding"},
     "source": {"kind", "id", "revision", "digest"},
     "family": {"name", "plugin", "version"},
     "stages": {"name", "seconds", "peak_rss_mib", "cached"},
@@ -102,6 +104,9 @@ def make_manifest(files=(), **changes) -> Manifest:
         ),
         "quantization": QuantizationRecord(
             linears={"fp8": 14}, kv_cache="fp8", compute_precision="fp16", producer="modelopt 0.47.0"
+        ),
+        "tokenizer": TokenizerRecord(
+            status="equal", reference="GPT2Tokenizer", texts=74, chats=16, written=None, beyond_embedding=0,
         ),
         "files": files,
     }  # fmt: skip
@@ -223,7 +228,7 @@ def test_unknown_and_missing_keys_are_named(bundle, part):
     with pytest.raises(InvalidManifestError, match=rf"at '{part}.*surprise': Extra inputs are not permitted"):
         load_bundle(bundle)
     (bundle / "bundle.json").write_text(original)
-    key = {"": "files", "verification": "status"}.get(part, min(KEYS[part]))
+    key = {"": "files", "verification": "status", "tokenizer": "status"}.get(part, min(KEYS[part]))
     change(bundle, lambda fields: of(fields).pop(key))
     with pytest.raises(InvalidManifestError, match=rf"at '{part}.*{key}': Field required"):
         load_bundle(bundle)

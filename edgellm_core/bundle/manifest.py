@@ -89,6 +89,27 @@ class StageRecord(Record):
     cached: bool
 
 
+class TokenizerRecord(Record):
+    """The tokenizer and chat templates of the bundle, and how they were compared with those of the source.
+
+    Attributes:
+        status: ``equal``; ``written``, where they are equal after transformers wrote them anew; ``skipped`` where the
+            comparison was switched off; or ``none`` where the source has no tokenizer.
+        reference: the class of transformers that they were compared with; None where they were not.
+        texts: texts that were encoded and decoded by both.
+        chats: conversations that were rendered by both; 0 where there is no chat template.
+        written: why transformers wrote them anew: the first difference; None where the files are the source's own.
+        beyond_embedding: tokens whose ids the embedding has no row for; a prompt with one is refused.
+    """
+
+    status: Literal["equal", "written", "skipped", "none"]
+    reference: str | None = None
+    texts: NonNegativeInt = 0
+    chats: NonNegativeInt = 0
+    written: str | None = None
+    beyond_embedding: NonNegativeInt = 0
+
+
 class VerificationRecord(Record):
     """How the bundle was compared with the original model.
 
@@ -294,6 +315,7 @@ class Manifest(Record):
         left_out: what of the checkpoint is not in the graph, such as a vision tower.
         versions: package → version that took part in the build.
         stages: what each stage took.
+        tokenizer: how tokenizer and chat templates were compared; None in bundles of older versions.
         verification: how the bundle was proved.
         quality: what the precision costs; None where it was not measured.
         runtime: what a runtime has to do beside running the graph; None in bundles of earlier versions.
@@ -312,6 +334,7 @@ class Manifest(Record):
     left_out: tuple[LeftOutRecord, ...] = ()
     versions: dict[str, str]
     stages: tuple[StageRecord, ...]
+    tokenizer: TokenizerRecord | None = None
     verification: VerificationRecord
     quality: QualityRecord | None = None
     runtime: RuntimeRecord | None = None

@@ -89,7 +89,9 @@ class CheckpointWriter:
         self._write_json(QUANT_CONFIG, described)
         for path in (checkpoint.directory / "generation_config.json", *checkpoint.tokenizer_files()):
             if path.is_file():
-                shutil.copyfile(path, self.folder / path.name)
+                copy = self.folder / path.relative_to(checkpoint.directory)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy)
         if checkpoint.trust_remote_code:
             for path in checkpoint.directory.glob("*.py"):
                 shutil.copyfile(path, self.folder / path.name)

@@ -170,3 +170,24 @@ class CacheWriteError(UserError):
         """Build the sentence from the path and the system's reason."""
         reason = error.strerror or type(error).__name__
         super().__init__(f"Can't write the cache '{path}': {reason}. Set EDGELLM_CACHE to a writable directory.")
+
+
+class LfsPointerError(UserError):
+    """A file of the tokenizer was not downloaded."""
+
+    def __init__(self, path: Path) -> None:
+        """Build the sentence from the path."""
+        super().__init__(
+            f"'{path}' must hold a tokenizer; it is a pointer of Git LFS. Run git lfs pull there, or download the file."
+        )
+
+
+class VocabularyMissingError(UserError):
+    """There are settings of a tokenizer, but no tokens."""
+
+    def __init__(self, directory: Path, found: Sequence[str]) -> None:
+        """Build the sentence from the directory and the files that it has."""
+        super().__init__(
+            f"'{directory}' must have the tokens of its tokenizer; it has only {', '.join(found)}. Put tokenizer.json "
+            "there, or remove these files to build a model that takes token ids."
+        )

@@ -24,6 +24,7 @@ from edgellm_core.checkpoint.shards import (
     parse_weight_map,
     read_headers,
 )
+from edgellm_core.checkpoint.tokenizer_files import TEMPLATE_FOLDER, VOCABULARIES
 from edgellm_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.location import Location
     from edgellm_core.events import Reporter
 
-FILE_PATTERNS: Final = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "vocab.txt", "merges.txt")
-"""Files beside the weights that are fetched, at the top of the repository only."""
+FILE_PATTERNS: Final = ("*.json", "*.jinja", "merges.txt", *VOCABULARIES)
+"""Files beside the weights that are fetched, at the top of the repository only; and further chat templates."""
 
 _HEADER_THREADS: Final = 8
 """Headers that are read at once."""
@@ -65,7 +66,9 @@ class Repository:
         return [
             name
             for name in self.files
-            if "/" not in name and any(fnmatch(name, pattern) for pattern in FILE_PATTERNS) and name != INDEX_FILE
+            if "/" not in name.removeprefix(f"{TEMPLATE_FOLDER}/")
+            and any(fnmatch(name, pattern) for pattern in FILE_PATTERNS)
+            and name != INDEX_FILE
         ]
 
 

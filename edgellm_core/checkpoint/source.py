@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from edgellm_core.checkpoint.json_files import read_config, read_json
 from edgellm_core.checkpoint.location import Location, SourceKind, locate
 from edgellm_core.checkpoint.own_code import code_digest
 from edgellm_core.checkpoint.shards import index_tensors, read_weight_files
+from edgellm_core.checkpoint.tokenizer_files import tokenizer_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
     from edgellm_core.events import Reporter
     from edgellm_core.registry import ModelRegistry
-
-TOKENIZER_FILES: Final = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "chat_template.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
-"""Files that a tokenizer is made of (``transformers.tokenization_utils_base``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +76,7 @@ class Checkpoint:
 
     def tokenizer_files(self) -> tuple[Path, ...]:
         """Return the files of the tokenizer and chat template that exist."""
-        return tuple(self.directory / name for name in TOKENIZER_FILES if (self.directory / name).is_file())
+        return tokenizer_files(self.directory)
 
     def code_digest(self) -> str:
         """Return a sha256 over the checkpoint's own Python files; empty where they are not trusted and never run."""
@@ -90,15 +85,15 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Return a sha256 that changes with every file that a build reads, without reading weights.
 
-        Over config.json, generation_config.json, hf_quant_config.json and tokenizer files (bytes), and over name, size,
+        Over config.json, generation_config.json, settings of the quantization and tokenizer files (bytes), name, size,
         modification time in ns and header of each safetensors file; and over the checkpoint's own code where that is
         trusted.
         """
         digest = hashlib.sha256()
-        names = ("generation_config.json", "hf_quant_config.json")
+        names = ("generation_config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json")
         extras = [path for path in (self.directory / name for name in names) if path.is_file()]
         for path in (self.directory / "config.json", *extras, *self.tokenizer_files()):
-            _add(digest, path.name.encode(), path.read_bytes())
+            _add(digest, path.relative_to(self.directory).as_posix().encode(), path.read_bytes())
         for header in self.headers:
             status = header.file.stat()
             _add(digest, header.file.name.encode(), f"{status.st_size} {status.st_mtime_ns}".encode(), header.raw)

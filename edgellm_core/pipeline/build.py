@@ -18,6 +18,7 @@ from edgellm_core.bundle import (
     SourceRecord,
     StageRecord,
     SurgeryRecord,
+    TokenizerRecord,
     VerificationRecord,
     check_output,
     file_records,
@@ -44,6 +45,7 @@ from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.runtime_rules import tell_rules
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.sources import open_source
+from edgellm_core.pipeline.tokenizer import tokenizer_stage
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.runtime.generation_settings import runtime_record
@@ -59,15 +61,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was found out about the graph, as fields of the manifest's records.
+    """What was found out about the bundle, as fields of the manifest's records.
 
     Attributes:
+        tokenizer: the comparison of tokenizer and chat templates with those of the source.
         verification: the comparison with what it was exported from.
         quality: the comparison with the unquantized original; None where it was not measured.
         runtime: what a runtime has to do beside running the graph.
         answers: how that was compared.
     """
 
+    tokenizer: dict[str, Any]
     verification: dict[str, Any]
     quality: dict[str, Any] | None
     runtime: RuntimeRecord
@@ -143,6 +147,9 @@ def _run(job: Job) -> None:
     settings, runner = job.settings, job.runner
     checkpoint, selection, engine_plan = runner.run("checkpoint", lambda report: _open(job, report))
     original = checkpoint
+    tokenizer = tokenizer_stage(
+        checkpoint, selection.family, compared=settings.verify != "off", workspace=job.workspace, runner=runner
+    )
     if settings.quantizes:
         checkpoint = quantize_stage(
             checkpoint, selection, settings, host=job.host, workspace=job.workspace, runner=runner
@@ -174,7 +181,7 @@ def _run(job: Job) -> None:
             runner=runner,
         )
     )
-    proof = Proof(verification=verification, quality=quality, runtime=runtime, answers=answers)
+    proof = Proof(tokenizer=tokenizer, verification=verification, quality=quality, runtime=runtime, answers=answers)
     engine = engine_stage(job, engine_plan, export)
     runner.run("publish", lambda report: _publish(job, checkpoint, selection, export, proof, engine, report))
 
@@ -260,6 +267,7 @@ def _publish(
         left_out=tuple(LeftOutRecord(**fields) for fields in export.left_out),
         versions=installed_versions((*MANIFEST_PACKAGES, *([engine["backend"]] if engine else []))),
         stages=tuple(StageRecord(**outcome_fields(outcome)) for outcome in job.runner.outcomes),
+        tokenizer=TokenizerRecord(**proof.tokenizer),
         verification=VerificationRecord(**proof.verification),
         quality=QualityRecord(**proof.quality) if proof.quality else None,
         runtime=proof.runtime,

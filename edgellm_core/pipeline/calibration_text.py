@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm_core.calibration.data import calibration_set
-from edgellm_core.pipeline.export import write_support_files
+from edgellm_core.checkpoint.dimensions import read_dimensions
+from edgellm_core.runtime.generate import require_known
 from edgellm_core.runtime.text import context_length
 from edgellm_core.runtime.tokenizer import BundleTokenizer
+from edgellm_core.tokenization.writing import write_tokenizer
 
 if TYPE_CHECKING:
     from edgellm_core.calibration.data import CalibrationSet
@@ -49,8 +51,9 @@ def calibration_text(
         report.note(f"Samples have {context} tokens in place of {data.length}: the model's context is no longer.")
         data = replace(data, length=context)
     with tempfile.TemporaryDirectory(prefix="edgellm-tokenizer-") as folder:
-        write_support_files(checkpoint, selection, Path(folder), report)
+        write_tokenizer(checkpoint, selection.family, Path(folder), report, compared=False)
         tokenizer = BundleTokenizer(Path(folder))
         text = calibration_set(data, tokenizer, packs=host.calibration_data(), tell=report.note)
+    require_known(text.ids.flat, read_dimensions(checkpoint.config).vocab_size)
     report.note(f"Calibrating on {text.samples} × {text.length} tokens of {text.source}.")
     return text

@@ -243,7 +243,7 @@ def bind_graph(
     folder: Path,
     report: Reporter,
 ) -> dict[str, Any]:
-    """Stream the weights beside the graph and write both, with the files that a runtime needs.
+    """Stream the weights beside the graph and write both, with the configs that a runtime needs.
 
     Returns:
         ``sha256`` of the data file, and ``left_out``: what of the checkpoint is not in the graph.
@@ -265,7 +265,7 @@ def bind_graph(
     bound = bind(plan.recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
     attach(model, plan.recipes, bound.layout, location=DATA_FILE)
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())
-    write_support_files(checkpoint, selection, folder, report)
+    write_configs(checkpoint, folder)
     lowered.target.write_files(model, checkpoint, selection.family, folder)
     if lowered.target.files_check:
         for note in load_class(lowered.target.files_check)(folder, checkpoint, selection.family):
@@ -273,34 +273,8 @@ def bind_graph(
     return {"sha256": bound.sha256, "left_out": [asdict(group) for group in plan.left_out]}
 
 
-def write_support_files(checkpoint: Checkpoint, selection: Selection, folder: Path, report: Reporter) -> None:
-    """Copy config, generation config, tokenizer and chat template; fill in what a runtime needs and is missing."""
-    names = [checkpoint.directory / name for name in ("config.json", "generation_config.json")]
-    for path in (*names, *checkpoint.tokenizer_files()):
+def write_configs(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy config and generation config."""
+    for path in (checkpoint.directory / name for name in ("config.json", "generation_config.json")):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
-    tokenizer = checkpoint.tokenizer_files()
-    if not tokenizer:
-        report.note("The checkpoint has no tokenizer; the bundle runs on token ids only.")
-    elif not (folder / "tokenizer.json").is_file():
-        _write_fast_tokenizer(checkpoint.directory, folder)
-    template = selection.family.chat_template()
-    if template is not None and not _has_chat_template(folder):
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-        report.note(f"The checkpoint has no chat template; the bundle takes that of family {selection.family.name!r}.")
-
-
-def _write_fast_tokenizer(directory: Path, folder: Path) -> None:
-    """Convert a tokenizer of an older form to tokenizer.json."""
-    from transformers import AutoTokenizer
-
-    AutoTokenizer.from_pretrained(directory, use_fast=True, local_files_only=True).save_pretrained(folder)
-
-
-def _has_chat_template(folder: Path) -> bool:
-    import json
-
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    settings = folder / "tokenizer_config.json"
-    return settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))

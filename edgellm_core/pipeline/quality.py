@@ -100,12 +100,16 @@ def held_out_text(settings: BuildSettings, original: Checkpoint, llm: Path) -> C
         llm: folder with the tokenizer.
     """
     from edgellm_core.calibration.data import held_out_set
+    from edgellm_core.checkpoint.dimensions import read_dimensions
+    from edgellm_core.runtime.generate import require_known
     from edgellm_core.runtime.text import context_length
     from edgellm_core.runtime.tokenizer import BundleTokenizer
 
     context = context_length(original.config) or settings.quality_length
     length = min(settings.quality_length, context)
-    return held_out_set(BundleTokenizer(llm), samples=settings.quality_samples, length=length)
+    text = held_out_set(BundleTokenizer(llm), samples=settings.quality_samples, length=length)
+    require_known(text.ids.flat, read_dimensions(original.config).vocab_size)
+    return text
 
 
 def find_obstacle(settings: BuildSettings, original: Checkpoint, llm: Path) -> tuple[str, str] | None:

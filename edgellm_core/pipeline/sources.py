@@ -6,15 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgellm_core.checkpoint.location import Location
+from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.checkpoint.source import open_checkpoint, open_directory
 from edgellm_core.pipeline.fingerprint import digest_of
 from edgellm_core.quantization.importers import find_importer
+from edgellm_core.quantization.layout import read_layout
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.events import Reporter
+    from edgellm_core.quantization.layout import QuantizationLayout
     from edgellm_core.registry import ModelRegistry
 
 
@@ -43,11 +47,15 @@ def open_source(
         report.note(_told_duplicates(checkpoint))
     importer = find_importer(checkpoint.config)
     if importer is None:
+        layout = read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors)
+        _require_scales(checkpoint.directory, layout, checkpoint.tensors)
         return checkpoint
     from edgellm_core.quantization.importers.conversion import canonical_directory
     from edgellm_core.verification.conversion_check import require_equal_conversion
 
     def check(made: Path) -> None:
+        tensors = index_tensors(read_headers(made))
+        _require_scales(checkpoint.directory, read_layout(made, {}, tensors), tensors)
         require_equal_conversion(made, checkpoint.directory, checkpoint.config, checkpoint.tensors, report)
 
     directory = canonical_directory(
@@ -71,3 +79,11 @@ def _told_duplicates(checkpoint: Checkpoint) -> str:
         f"{len(names)} tensor(s) lie in several files with equal bytes, for example {first.name!r} in "
         f"{second.file.name} and {first.file.name}."
     )
+
+
+def _require_scales(directory: Path, layout: QuantizationLayout | None, tensors: TensorIndex) -> None:
+    if layout is None:
+        return
+    from edgellm_core.verification.scale_values import require_scales
+
+    require_scales(directory, layout, tensors)

@@ -39,8 +39,9 @@ class ContradictoryQuantizationError(UserError):
     def __init__(self, directory: Path, problem: str) -> None:
         """Name the checkpoint, what it says and what it holds."""
         super().__init__(
-            f"What {directory} says of its quantization must fit the tensors that it holds; {problem}. Correct "
-            "quantization_config in its config.json, or export the checkpoint again with the tool that quantized it."
+            f"What {directory} says of its quantization must fit the tensors that it holds; {problem}. Correct its "
+            "settings (quantization_config in config.json, or hf_quant_config.json), or export the checkpoint again "
+            "with the tool that quantized it."
         )
 
 

@@ -13,6 +13,11 @@ from edgellm_core.quantization.errors import (
     UnsupportedQuantizationError,
 )
 from edgellm_core.quantization.formats import ALGORITHMS, LinearFormat
+from edgellm_core.quantization.modelopt_claims import (
+    cache_algorithm,
+    require_one_description,
+    require_tensors_that_fit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,25 +77,45 @@ def read_layout(directory: Path, config: Mapping[str, Any], tensors: TensorIndex
     Raises:
         UnsupportedQuantizationError: another tool's form, or an algorithm that is not known.
         MalformedQuantizationError: the description lacks something.
+        ContradictoryQuantizationError: two descriptions, or description and tensors, exclude each other.
         QuantizedTensorMismatchError: a tensor is missing, or has another type or shape than its format says.
     """
     path = directory / QUANT_CONFIG
     described = read_json(path) if path.is_file() else {}
-    quantization = described.get("quantization") or config.get("quantization_config")
-    if not quantization:
+    own = _section(directory, config, "quantization_config")
+    beside = _section(directory, described, "quantization")
+    require_one_description(directory, beside, own)
+    if not beside and not own:
         return None
+    quantization = beside or {**own, "kv_cache_quant_algo": cache_algorithm(own)}
     if "quant_algo" not in quantization:
         raise UnsupportedQuantizationError(directory, str(quantization.get("quant_method", "unknown")))
-    producer = described.get("producer") or quantization.get("producer") or {}
+    producer = _section(directory, described, "producer") or _section(directory, quantization, "producer")
+    kv_cache = _kv_cache(directory, quantization)
     modules = [name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")]
+    require_tensors_that_fit(directory, (beside, own), quantization, modules, tensors)
     linears = {module: _format(directory, module, quantization, tensors) for module in modules}
     for module, form in linears.items():
         _require_tensors(directory, module, form, tensors)
     return QuantizationLayout(
         linears=linears,
-        kv_cache=_kv_cache(directory, quantization),
+        kv_cache=kv_cache,
         producer=" ".join(str(producer[key]) for key in ("name", "version") if key in producer),
     )
+
+
+def _section(directory: Path, contents: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a part of a description; empty where there is none."""
+    section: Any = contents.get(key) or {}
+    if not isinstance(section, dict):
+        raise MalformedQuantizationError(directory, f"{key!r} must hold settings and is {section!r}")
+    return section
+
+
+def _block_size(directory: Path, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise MalformedQuantizationError(directory, f"'group_size' must be a positive number and is {value!r}")
+    return value
 
 
 def _kv_cache(directory: Path, quantization: Mapping[str, Any]) -> str | None:
@@ -106,16 +131,17 @@ def _format(directory: Path, module: str, quantization: Mapping[str, Any], tenso
     """Return the format of one layer, with what the presence of its tensors says."""
     described = quantization
     if quantization["quant_algo"] == MIXED:
-        described = quantization.get("quantized_layers", {}).get(module)
-        if described is None:
+        entry = _section(directory, quantization, "quantized_layers").get(module)
+        if not isinstance(entry, dict):
             raise MalformedQuantizationError(directory, f"quantized_layers has no entry for {module!r}")
+        described = entry
     algorithm = str(described.get("quant_algo"))
     if algorithm not in ALGORITHMS:
         raise UnsupportedQuantizationError(directory, f"quant_algo {algorithm} of {module!r}")
     form = ALGORITHMS[algorithm]
     scale, weight = tensors[f"{module}.weight_scale"], tensors.get(f"{module}.weight")
     if form.block_size and described.get("group_size"):
-        form = replace(form, block_size=int(described["group_size"]))
+        form = replace(form, block_size=_block_size(directory, described["group_size"]))
     elif form.block_size and weight is not None and len(weight.shape) == len(scale.shape) == 2 and scale.shape[1]:
         form = replace(form, block_size=form.dimensions(weight.shape)[1] // scale.shape[1])
     if form.granularity == "tensor" and len(scale.shape) == 1 and scale.shape != (1,):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import ChatTemplateError, NoChatTemplateError, TokenizerFileError
@@ -17,34 +18,68 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from jinja2 import Template
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+TEMPLATE_FILE: Final = "chat_template.jinja"
+FURTHER_TEMPLATES: Final = "additional_chat_templates"
+"""Folder of templates with other names than ``default``, for example ``tool_use.jinja``."""
 
-def read_chat_template(directory: Path, tokenizer_config: Mapping[str, Any]) -> str:
-    """Return the template: ``chat_template.jinja``, else the one of tokenizer_config.json.
+DEFAULT: Final = "default"
+TOOL_USE: Final = "tool_use"
+REASONING: Final = ("reasoning_content", "thinking", "reasoning")
+"""Names that messages give their reasoning under; the first is the one that most templates read."""
+
+
+def read_chat_templates(directory: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the templates by name: those of files, else those of tokenizer_config.json; empty where there are none.
 
     Args:
-        directory: folder of the tokenizer files.
-        tokenizer_config: contents of tokenizer_config.json; ``chat_template`` is a string or a list of named templates,
-            of which ``default`` counts.
+        directory: folder of the tokenizer files: ``chat_template.jinja``, and further ones in
+            ``additional_chat_templates``.
+        tokenizer_config: contents of tokenizer_config.json; its ``chat_template`` is one template, a mapping from names
+            to templates, or a list of ``{"name": …, "template": …}``.
+
+    Raises:
+        TokenizerFileError: a file can't be read.
+    """
+    paths = {path.stem: path for path in sorted((directory / FURTHER_TEMPLATES).glob("*.jinja"))}
+    if (directory / TEMPLATE_FILE).is_file():
+        paths[DEFAULT] = directory / TEMPLATE_FILE
+    if paths:
+        return {name: _read(path) for name, path in paths.items()}
+    stated = tokenizer_config.get("chat_template")
+    if isinstance(stated, list):
+        stated = {entry.get("name"): entry.get("template") for entry in stated if isinstance(entry, dict)}
+    if isinstance(stated, str):
+        stated = {DEFAULT: stated}
+    named = stated if isinstance(stated, dict) else {}
+    return {name: text for name, text in named.items() if isinstance(name, str) and isinstance(text, str) and text}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerFileError(path, str(error)) from error
+
+
+def choose_template(templates: Mapping[str, str], directory: Path, *, tools: bool) -> str:
+    """Return the template of a conversation: ``tool_use`` where tools are given and it exists, else ``default``.
+
+    Args:
+        templates: by name.
+        directory: where they were looked for, for the message.
+        tools: tools are given.
 
     Raises:
         NoChatTemplateError: there is none.
-        TokenizerFileError: the file can't be read.
     """
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerFileError(path, str(error)) from error
-    template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    if not isinstance(template, str) or not template:
+    name = TOOL_USE if tools and TOOL_USE in templates else DEFAULT
+    if not templates.get(name):
         raise NoChatTemplateError(directory)
-    return template
+    return templates[name]
 
 
 def render_chat(
@@ -53,32 +88,53 @@ def render_chat(
     *,
     special_tokens: Mapping[str, str],
     add_generation_prompt: bool = True,
+    **variables: Any,
 ) -> str:
     """Return the text of a conversation.
 
     Args:
         template: Jinja source.
-        messages: ``{"role": …, "content": …}`` in order.
+        messages: ``{"role": …, "content": …}`` in order; keys without a value (None) are left out.
         special_tokens: ``bos_token``, ``eos_token`` and so on → text.
         add_generation_prompt: end with the opening of the assistant's answer.
+        variables: what else the template reads: ``tools`` and ``documents`` (lists of JSON objects), or switches of
+            its own, for example ``enable_thinking``.
 
     Raises:
         ChatTemplateError: the template is broken, or refuses these messages.
     """
     import jinja2
 
+    given = {"tools": None, "documents": None, **special_tokens, **variables}
     try:
-        compiled = _environment().from_string(template)
-        return compiled.render(
-            messages=[dict(message) for message in messages],
-            tools=None,
-            documents=None,
+        return _compiled(template).render(
+            messages=[_with_reasoning(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
-            **special_tokens,
+            **given,
         )
-    except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        jinja2.TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         # the code of a template can fail in any of these ways
         raise ChatTemplateError(one_line(error)) from error
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> Template:
+    return _environment().from_string(template)
+
+
+def _with_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message without empty keys, its reasoning under each name that templates read."""
+    stated = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((stated[key] for key in REASONING if key in stated), None)
+    return stated if reasoning is None else {"thinking": reasoning, **stated, "reasoning_content": reasoning}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -155,7 +211,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)
+    return datetime.now().strftime(pattern)  # noqa: DTZ005  # without a time zone, as transformers does
 
 
 def _to_json(

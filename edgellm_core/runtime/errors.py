@@ -132,3 +132,14 @@ class GenerationSettingError(UserError):
             f"Setting {name!r} of generation in {str(folder)!r} must be {wanted}; got {value!r}. Correct it in "
             "generation_config.json (or config.json where that is missing), or remove it."
         )
+
+
+class UnknownTokenError(UserError):
+    """A prompt has a token that the model has no embedding for."""
+
+    def __init__(self, identifier: int, vocab_size: int) -> None:
+        """Build the sentence from the token's id and the rows of the embedding."""
+        super().__init__(
+            f"The tokens of a prompt must have ids from 0 to {vocab_size - 1}, the rows of the model's embedding; got "
+            f"{identifier}. Leave that token out of the prompt, or build with the model's own tokenizer."
+        )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgellm_core.runtime.errors import EmptyPromptError
+from edgellm_core.runtime.errors import EmptyPromptError, UnknownTokenError
 from edgellm_core.runtime.logits_processors import Request, make_processors
 from edgellm_core.runtime.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from edgellm_core.bundle import RuntimeRecord
 
@@ -24,6 +24,10 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 class StepSession(Protocol):
     """What reads tokens step by step, for example a :class:`~edgellm_core.runtime.session.DecoderSession`."""
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Number of token ids; None where that is not known."""
 
     def initial_states(self, batch: int) -> Any:
         """Return the states before the first token."""
@@ -104,7 +108,9 @@ def generate(
 
     Raises:
         EmptyPromptError: ``input_ids`` is empty.
+        UnknownTokenError: an id is outside the vocabulary.
     """
+    require_known(input_ids, session.vocab_size)
     sampler = sampler or Sampler()
     timings = timings if timings is not None else Timings()
     timings.prompt_tokens = len(input_ids)
@@ -177,3 +183,19 @@ def answer(
         sampler=sample,
         timings=timings,
     )
+
+
+def require_known(input_ids: Iterable[int], vocab_size: int | None) -> None:
+    """Refuse ids without a row of the embedding: negative ones count from its end, too large ones end in a traceback.
+
+    Args:
+        input_ids: tokens.
+        vocab_size: rows of the embedding; None where they are not known.
+
+    Raises:
+        UnknownTokenError: an id is outside.
+    """
+    if vocab_size is not None:
+        unknown = next((identifier for identifier in input_ids if not 0 <= identifier < vocab_size), None)
+        if unknown is not None:
+            raise UnknownTokenError(int(unknown), vocab_size)

@@ -78,6 +78,7 @@ class DecoderSession:
 
     Attributes:
         raised_to_float32: True where the graph is bfloat16 and its float32 twin runs (see ``float32_twin.py``).
+        vocab_size: ids are below it; None where the graph does not say.
         state_names: graph inputs that carry state, in graph order.
     """
 
@@ -95,11 +96,13 @@ class DecoderSession:
         self._path = model_path
         self._session, self.raised_to_float32 = load_decoder(model_path, threads)
         self._inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        outputs = [value.name for value in self._session.get_outputs()]
+        outputs = {value.name: value.shape for value in self._session.get_outputs()}
         for required, names in (("input_ids", self._inputs), ("logits", outputs)):
             if required not in names:
                 raise GraphContractError(model_path, f"it has no {required!r}")
         self._step_size = step_size(self._inputs["input_ids"])
+        rows = outputs["logits"][-1]
+        self.vocab_size: int | None = rows if isinstance(rows, int) else None
         self._states = self._find_states(set(outputs))
         self._outputs = ["logits", *(state.output for state in self._states)]
 

@@ -50,6 +50,11 @@ class Bigram:
     before: Array
     after: Array
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return len(self.before)
+
     def initial_states(self, batch: int) -> dict[str, Any]:
         """Return no states."""
         del batch

@@ -8,12 +8,14 @@ block of rows.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
+from edgellm_core.quantization.errors import ContradictoryQuantizationError
 from edgellm_core.quantization.layout import read_layout
 from edgellm_core.verification.dequantize import dequantize
 from edgellm_core.verification.errors import ConversionDiffersError
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 ROWS: Final = 512
 """Outputs that are compared at once; a multiple of eight."""
 
+LARGEST_MEAN: Final = 0.25
+"""Steps that the mean of a layer's weights may be from a whole one and still count as one."""
+
 
 def require_equal_conversion(
     made: Path, directory: Path, config: Mapping[str, Any], tensors: TensorIndex, report: Reporter
@@ -46,6 +51,7 @@ def require_equal_conversion(
 
     Raises:
         ConversionDiffersError: naming the first tensor that differs.
+        ContradictoryQuantizationError: all weights lie one step beside zero, as with zero points of another label.
     """
     comparison = _Comparison(made, directory, config, tensors)
     total = len(comparison.layers) + len(comparison.others)
@@ -56,12 +62,14 @@ def require_equal_conversion(
         comparison.compare_tensor(name, new)
         report.progress(done, total, "converted tensors read a second time")
     comparison.require_nothing_else()
+    comparison.require_centred_weights()
 
 
 class _Comparison:
     def __init__(self, made: Path, directory: Path, config: Mapping[str, Any], tensors: TensorIndex) -> None:
         self._directory = directory
         self._settings: Mapping[str, Any] = config["quantization_config"]
+        self._centres: list[float | None] = []
         self._source, self._names = StoredTensors(tensors), tensors
         found = index_tensors(read_headers(made))
         layout = read_layout(made, {}, found)
@@ -98,9 +106,10 @@ class _Comparison:
             last = min(first + ROWS, outputs)
             found = _rows(linear, new, first, last)
             wanted = form.rows(parts, settings, first, last)
-            if not torch.equal(found, wanted):
+            if not torch.allclose(found, wanted, rtol=0, atol=0, equal_nan=True):  # NaN is refused when it is bound
                 where = f"has other weights in its outputs {first} to {last - 1}"
                 raise ConversionDiffersError(self._directory, module, where)
+        self._centres.append(form.centre(parts, settings))
         for suffix in form.carried:
             if suffix not in new or not torch.equal(new[suffix].float().flatten(), parts[suffix].float().flatten()):
                 raise ConversionDiffersError(self._directory, f"{module}.{suffix}", "has another value")
@@ -119,6 +128,20 @@ class _Comparison:
         """Refuse tensors that the source does not explain."""
         if self._left:
             raise ConversionDiffersError(self._directory, min(self._left), "belongs to nothing in the source")
+
+    def require_centred_weights(self) -> None:
+        """Refuse asymmetric GPTQ weights whose mean, in every layer, is one step off zero, to the side of the label.
+
+        Weights of linear layers have a mean of next to nothing (0.05 steps), so a mean of a whole step everywhere shows
+        zero points that are stored as the other format stores them.
+        """
+        centres = [centre for centre in self._centres if centre is not None]
+        mean = sum(centres) / max(1, len(centres))
+        if centres and all(abs(centre - math.copysign(1, mean)) < LARGEST_MEAN for centre in centres):
+            problem = (
+                f"its label makes the mean of the weights {mean:+.2f} steps in every layer, so the zero points are "
+            )
+            raise ContradictoryQuantizationError(self._directory, f"{problem}those of the other label")
 
     def _settings_of(self, module: str) -> Mapping[str, Any]:
         """Return the settings of a layer; ``dynamic`` is GPTQModel's map from expressions to overrides."""

@@ -199,6 +199,17 @@ class ConversionDiffersError(EdgellmError):
         )
 
 
+class ScaleValueError(UserError):
+    """A scale of the quantized checkpoint can't be one."""
+
+    def __init__(self, directory: Path, name: str, value: float) -> None:
+        """Name the checkpoint, the scale and its value."""
+        super().__init__(
+            f"A scale must be finite and above zero (or zero over zeros alone); {name!r} of {str(directory)!r} has the "
+            f"value {value:g}. The checkpoint is damaged: download it or export it again."
+        )
+
+
 class ScaleRangeError(UserError):
     """float16 can't hold a scale of the quantized checkpoint."""
 

@@ -31,6 +31,8 @@ class PublishedFormat:
         rows: ``(tensors by suffix, settings, first, last)`` → float32 weight ``[last - first, in]`` of these outputs.
         outputs: number of outputs.
         carried: suffixes of tensors that the converted layer has too.
+        centre: ``(tensors by suffix, settings)`` → mean of ``code - zero``, in steps, of a layer whose zero points can
+            be stored in two ways; None where they can't.
     """
 
     marker: str
@@ -39,6 +41,7 @@ class PublishedFormat:
     rows: Callable[[Mapping[str, torch.Tensor], Mapping[str, Any], int, int], torch.Tensor]
     outputs: Callable[[Mapping[str, torch.Tensor]], int]
     carried: tuple[str, ...] = ()
+    centre: Callable[[Mapping[str, torch.Tensor], Mapping[str, Any]], float | None] = lambda _tensors, _settings: None
 
 
 def _nibble(integers: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
@@ -55,9 +58,23 @@ def _gptq(tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], firs
         return ((code - 8) * scales[group]).T
     outputs = torch.arange(first, last)
     zero = _nibble(tensors["qzeros"][:, outputs // 8], outputs % 8)
+    return ((code - zero[group] - _less(settings)) * scales[group]).T
+
+
+def _less(settings: Mapping[str, Any]) -> int:
+    """Return by how much GPTQ's stored zero points are too small."""
     label = str(settings.get("checkpoint_format") or settings.get("format")).lower()
-    less = 0 if label == "gptq_v2" else 1
-    return ((code - zero[group] - less) * scales[group]).T
+    return 0 if label == "gptq_v2" else 1
+
+
+def _gptq_centre(tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> float | None:
+    if settings.get("sym", True):
+        return None
+    code, zero = (
+        sum(float(((tensors[name] >> (4 * place)) & 15).double().mean()) for place in range(8)) / 8
+        for name in ("qweight", "qzeros")
+    )
+    return code - zero - _less(settings)
 
 
 def _awq(tensors: Mapping[str, torch.Tensor], _settings: Mapping[str, Any], first: int, last: int) -> torch.Tensor:
@@ -98,6 +115,7 @@ PUBLISHED: Final[Mapping[str, tuple[PublishedFormat, ...]]] = {
         PublishedFormat(
             marker="qweight", element_type="I32", parts=("qweight", "qzeros", "scales", "g_idx"),
             rows=_gptq, outputs=lambda tensors: tensors["qweight"].shape[1],
+            centre=_gptq_centre,
         ),
     ),
     "awq": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ def packed(
     *,
     symmetric: bool = True,
     shuffled: bool = False,
+    group: int = GROUP,
+    head: bool = False,
+    plain_layers: tuple[str, ...] = (),
     change: Callable[[str, Parts], Parts] = lambda _module, parts: parts,
     **fields: Any,
 ) -> Made:
@@ -41,6 +45,9 @@ def packed(
         pack: ``(codes, zeros, scales, group of each input)`` → tensors of a layer by suffix.
         symmetric: all zero points are 8.
         shuffled: groups are not neighbours (act-order).
+        group: inputs in a group.
+        head: lm_head is quantized too.
+        plain_layers: ends of the paths of layers that are not quantized.
         change: replaces the packed tensors of a layer.
         fields: fields of the config.
     """
@@ -50,11 +57,12 @@ def packed(
 
     def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for name, tensor in tensors.items():
-            if not name.endswith("_proj.weight"):
+            quantized = name.endswith("_proj.weight") or (head and name == "lm_head.weight")
+            if not quantized or name.removesuffix(".weight").endswith(plain_layers or ("\0",)):
                 new[name] = plain[name] = tensor
                 continue
             module, inputs = name.removesuffix(".weight"), tensor.shape[1]
-            member = np.arange(inputs) // GROUP
+            member = np.arange(inputs) // group
             if shuffled:
                 member = generator.permutation(member)
             codes, zeros, scales = _rounded(tensor.numpy(), member, symmetric=symmetric)
@@ -155,3 +163,13 @@ def float8(
     config = compressed_settings("float-quantized", weights, FLOAT8, **(known | settings))
     edit_json(source / "config.json", quantization_config=config)
     return Made(source)
+
+
+def modelopt(folder: Path, *, change: Callable[[Parts], Parts] = lambda t: t, **quantization: Any) -> Made:
+    """Write a small Llama with every projection in FP8, as ModelOpt does; ``quantization`` is described in its file."""
+    made = float8(folder, change=lambda tensors: change({n: t.reshape(()) if t.shape == (1,) else t
+                                                         for n, t in tensors.items()}))  # fmt: skip
+    edit_json(made.source / "config.json", remove=("quantization_config",))
+    described = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": None, **quantization}}
+    (made.source / "hf_quant_config.json").write_text(json.dumps(described))
+    return made

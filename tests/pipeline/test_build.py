@@ -15,7 +15,7 @@ from edgellm_core.pipeline import build as build_module
 from edgellm_core.pipeline.build import build
 from edgellm_core.pipeline.workspace import PREFIX
 
-STAGES = ["checkpoint", "trace", "surgery", "bind", "verify", "answers", "publish"]
+STAGES = ["checkpoint", "tokenizer", "trace", "surgery", "bind", "verify", "answers", "publish"]
 
 
 @pytest.mark.parametrize(("precision", "largest"), [("fp32", 1e-4), ("fp16", 1e-4), ("bf16", 1e-4)])
@@ -73,7 +73,13 @@ def test_interrupted_build_resumes_after_the_last_finished_stage(llama, tmp_path
     assert not (tmp_path / "out").exists()
     events = []
     bundle = build(str(llama), tmp_path / "out", quick(), listener=events.append)
-    assert [event.stage for event in events if event.event == "cached"] == ["trace", "bind", "verify", "answers"]
+    assert [event.stage for event in events if event.event == "cached"] == [
+        "tokenizer",
+        "trace",
+        "bind",
+        "verify",
+        "answers",
+    ]
     assert load_bundle(bundle.directory).manifest.verification.status == "passed"
     assert not (tmp_path / f"{PREFIX}out").exists()
 

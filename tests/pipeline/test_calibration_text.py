@@ -15,6 +15,7 @@ from edgellm_core.host import PluginHost
 from edgellm_core.pipeline.calibration_text import calibration_text
 from edgellm_core.pipeline.quantization_settings import QuantizationSettings
 from edgellm_core.registry import ModelRegistry
+from edgellm_core.runtime.errors import UnknownTokenError
 from edgellm_core.testing.plugin_files import write_plugin
 
 
@@ -50,6 +51,10 @@ def test_a_tokenizer_of_an_older_form_is_converted(llama_copy, text_of):
     (llama_copy / "merges.txt").write_text("#version: 0.2\n")
     settings = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     (llama_copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UnknownTokenError, match=r"ids from 0 to 130, .* got \d+"):
+        text_of(llama_copy, calib_length=64)
+    config = json.loads((llama_copy / "config.json").read_text())
+    (llama_copy / "config.json").write_text(json.dumps(config | {"vocab_size": 257}))
     text, _ = text_of(llama_copy, calib_length=64)
     letter = {index: letter for letter, index in vocabulary.items()}
     written = decoders.ByteLevel().decode([letter[index] for index in text.ids[0].tolist()])

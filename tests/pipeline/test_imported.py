@@ -290,6 +290,20 @@ def test_settings_of_single_layers_must_fit_them(tmp_path, quick, dynamic, error
         build(str(folder), tmp_path / "out", quick(verify="off"))
 
 
+def test_a_contradiction_is_gone_once_the_settings_are_corrected(tmp_path, quick):
+    folder, model = written(
+        tmp_path / "source", GPTQ | {"format": "gptq_v2", "checkpoint_format": "gptq"}, gptq_tensors
+    )
+    with pytest.raises(
+        ContradictoryQuantizationError, match=r"Correct its settings \(quantization_config in config\.js"
+    ):
+        build(str(folder), tmp_path / "out", quick(verify="off"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]["format"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert error_of(build(str(folder), tmp_path / "out", quick(verify="off")), model) < 2e-6
+
+
 @pytest.mark.parametrize("dynamic", [{"-:.*visual": {}}, {"+:.*up_proj": {"group_size": GROUP}}])
 def test_settings_of_single_layers_that_fit_are_taken(tmp_path, quick, dynamic):
     folder, model = written(tmp_path / "source", GPTQ | {"dynamic": dynamic}, gptq_tensors)

@@ -26,7 +26,7 @@ from edgellm_core.runtime.session import DecoderSession
 from edgellm_core.testing.lowering import random_model, transformers_config
 from edgellm_core.testing.plugin_files import write_plugin
 from edgellm_core.weights.errors import ScaleNotPositiveError, UnexpectedTensorsError
-from tests.stock_modelopt import export_stock, export_with_twin, tiny_llama
+from tests.stock_modelopt import describe, export_stock, export_with_twin, tiny_llama
 
 SCHEMES = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
 LINEARS = 14
@@ -247,6 +247,7 @@ def test_a_head_is_quantized_apart_from_the_embedding_that_it_is_tied_to(tmp_pat
     tensors["lm_head.weight"] = (weight / scale).to(torch.float8_e4m3fn)
     tensors.update({"lm_head.weight_scale": scale, "lm_head.input_scale": input_scale})
     save_file(tensors, path, metadata={"format": "pt"})
+    describe(tmp_path / "tied", quant_algo="FP8")
     bundle = build(str(tmp_path / "tied"), tmp_path / "out", quick(verify="off"))
     with torch.inference_mode():
         hidden = twin.model(IDS).last_hidden_state
@@ -272,11 +273,6 @@ def test_other_families_pass_the_gate(tmp_path, quick, family):
 
 def is_linear(module):
     return isinstance(module, torch.nn.Linear)
-
-
-def describe(folder, **quantization):
-    path = folder / "hf_quant_config.json"
-    path.write_text(json.dumps({"quantization": quantization}))
 
 
 def test_layers_of_several_formats_and_of_none_in_one_graph(stock, copied, tmp_path, quick):

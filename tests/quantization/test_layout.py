@@ -10,6 +10,7 @@ import pytest
 from edgellm_core.checkpoint.json_files import read_config
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.quantization.errors import (
+    ContradictoryQuantizationError,
     MalformedQuantizationError,
     QuantizedTensorMismatchError,
     UnsupportedQuantizationError,
@@ -51,10 +52,14 @@ def stock(tmp_path_factory):
 
 @pytest.fixture
 def broken(stock, tmp_path):
-    """Return a copy of ModelOpt's fp8 checkpoint whose description was changed."""
+    """Return a copy of ModelOpt's fp8 checkpoint with one description, hf_quant_config.json, which was changed."""
 
-    def copy(change):
-        folder = shutil.copytree(stock("fp8"), tmp_path / "broken")
+    def copy(change, *, keep=False, **options):
+        folder = shutil.copytree(stock("fp8", **options), tmp_path / "broken")
+        config = json.loads((folder / "config.json").read_text())
+        if not keep:
+            del config["quantization_config"]
+        (folder / "config.json").write_text(json.dumps(config))
         path = folder / QUANT_CONFIG
         described = json.loads(path.read_text())
         change(described["quantization"])
@@ -122,6 +127,73 @@ def test_mixed_precision_names_each_layer(broken):
 def test_what_can_not_be_represented_is_named(broken, change, named):
     with pytest.raises(UnsupportedQuantizationError, match=named):
         layout_of(broken(lambda quantization: quantization.update(change)))
+
+
+UP = "model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"quant_algo": "NVFP4"}, "quant_algo is 'NVFP4' in hf_quant_config.json and 'FP8' in config.json"),
+    ({"kv_cache_quant_algo": "FP8"}, "kv_cache_quant_algo is 'FP8' in hf_quant_config.json and None in config.json"),
+])  # fmt: skip
+def test_two_descriptions_that_differ_are_refused(broken, change, named):
+    with pytest.raises(ContradictoryQuantizationError, match=named):
+        layout_of(broken(lambda quantization: quantization.update(change), keep=True))
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"exclude_modules": ["lm_head", "model.layers.0.mlp*"]}, r"exclude_modules leaves 'model\.layers\.0\.mlp\."),
+    ({"kv_cache_quant_algo": "FP8"}, "kv_cache_quant_algo is 'FP8', and no layer has k_scale and v_scale"),
+    ({"quant_algo": "MIXED_PRECISION", "quantized_layers": {"lm_head": {"quant_algo": "FP8"}}},
+     "quantized_layers names 'lm_head', which has no weight_scale"),
+])  # fmt: skip
+def test_a_description_that_the_tensors_contradict_is_refused(broken, change, named):
+    with pytest.raises(ContradictoryQuantizationError, match=named):
+        layout_of(broken(lambda quantization: quantization.update(change)))
+
+
+def test_the_same_cache_in_both_descriptions_is_taken(broken):
+    assert layout_of(broken(lambda _quantization: None, keep=True, kv_cache=True)).kv_cache == "fp8"
+
+
+def test_the_cache_of_config_json_alone_is_taken(stock, tmp_path):
+    folder = shutil.copytree(stock("fp8", kv_cache=True), tmp_path / "bare")
+    (folder / QUANT_CONFIG).unlink()
+    assert layout_of(folder).kv_cache == "fp8"
+
+
+def test_narrow_weights_without_scales_are_refused(stock):
+    names = index_tensors(read_headers(stock("fp8")))
+    scales = [name for name in names if name.endswith("weight_scale")]
+    with pytest.raises(ContradictoryQuantizationError, match=rf"'{UP}\.weight' is of type F8_E4M3, and has no"):
+        layout_of(stock("fp8"), without=(f"{UP}.weight_scale",))
+    with pytest.raises(ContradictoryQuantizationError, match="quant_algo is 'FP8', and no layer has a weight_scale"):
+        layout_of(stock("fp8"), without=scales)
+
+
+def test_another_description_beside_modelopts_is_refused(stock):
+    config = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    with pytest.raises(ContradictoryQuantizationError, match=r"quant_method is 'awq' in config\.json, and there is"):
+        read_layout(stock("fp8"), config, index_tensors(read_headers(stock("fp8"))))
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"quant_algo": "MIXED_PRECISION", "quantized_layers": sorted(MODULES)}, "'quantized_layers' must hold settings"),
+    ({"quant_algo": "MIXED_PRECISION", "quantized_layers": dict.fromkeys(MODULES, "FP8")}, "has no entry for"),
+    ({"quant_algo": "NVFP4", "group_size": "16"}, "'group_size' must be a positive number and is '16'"),
+])  # fmt: skip
+def test_descriptions_of_wrong_types_are_named(broken, change, named):
+    with pytest.raises(MalformedQuantizationError, match=named):
+        layout_of(broken(lambda quantization: quantization.update(change)))
+
+
+@pytest.mark.parametrize("value", [[], "awq", [1]])
+def test_a_config_whose_quantization_is_no_section_is_named(tmp_path, value):
+    if not value:
+        assert read_layout(tmp_path, {"quantization_config": value}, {}) is None
+        return
+    with pytest.raises(MalformedQuantizationError, match="'quantization_config' must hold settings"):
+        read_layout(tmp_path, {"quantization_config": value}, {})
 
 
 def test_another_tool_is_named(tmp_path):

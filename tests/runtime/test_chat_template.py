@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edgellm_core.runtime.chat_template import read_chat_template, render_chat
+from edgellm_core.runtime.chat_template import choose_template, read_chat_templates, render_chat
 from edgellm_core.runtime.errors import ChatTemplateError, NoChatTemplateError, TokenizerFileError
 
 SMOLLM2 = (
@@ -81,6 +81,10 @@ def test_broken_and_refusing_templates_become_one_sentence(template, message):
         render_chat(template, ONE_TURN, special_tokens={})
 
 
+def found(directory, config, *, tools=False):
+    return choose_template(read_chat_templates(directory, config), directory, tools=tools)
+
+
 @pytest.mark.parametrize(
     ("jinja_file", "config", "expected"),
     [
@@ -96,16 +100,16 @@ def test_broken_and_refusing_templates_become_one_sentence(template, message):
 def test_template_is_found(tmp_path, jinja_file, config, expected):
     if jinja_file:
         (tmp_path / "chat_template.jinja").write_text(jinja_file)
-    assert read_chat_template(tmp_path, json.loads(json.dumps(config))) == expected
+    assert found(tmp_path, json.loads(json.dumps(config))) == expected
 
 
 @pytest.mark.parametrize("config", [{}, {"chat_template": None}, {"chat_template": []}])
 def test_missing_template_is_named(tmp_path, config):
     with pytest.raises(NoChatTemplateError, match=r"--chat needs a chat template, and .* has none"):
-        read_chat_template(tmp_path, config)
+        found(tmp_path, config)
 
 
 def test_unreadable_template_is_named(tmp_path):
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(TokenizerFileError, match=r"chat_template\.jinja can't be used: "):
-        read_chat_template(tmp_path, {})
+        found(tmp_path, {})

@@ -88,6 +88,10 @@ def test_left_pad_refuses_empty_sequences(sequences):
 class Recorder:
     """A session that notes what it is given and always prefers the next token."""
 
+    vocab_size = 32
+
+    vocab_size = 32
+
     def __init__(self):
         self.steps = []
 

@@ -95,7 +95,7 @@ def test_unfinished_character_is_shown_at_the_end_only(bundles):
 
 def test_special_tokens_are_skipped_and_do_not_eat_spaces(bundles):
     tokenizer = bundles["sentencepiece"]
-    ids = [tokenizer._tokenizer.token_to_id(token) for token in ("<s>", "▁Hello", "<|im_end|>", "▁world", "!", "</s>")]
+    ids = [tokenizer.backend.token_to_id(token) for token in ("<s>", "▁Hello", "<|im_end|>", "▁world", "!", "</s>")]
     stream = tokenizer.stream()
     assert [stream.push(identifier) for identifier in ids] == ["", "Hello", "", " world", "!", ""]
     assert tokenizer.decode(ids) == "Hello world!"

@@ -19,7 +19,7 @@ from edgellm_core.targets.edge_llm import EdgeLlmTarget
 from edgellm_core.verification.errors import ReferenceLoadError, ScaleRangeError
 from edgellm_core.verification.reference import load_reference
 from edgellm_core.verification.subject import Subject, cut_config
-from tests.stock_modelopt import export_with_twin, tiny_llama
+from tests.stock_modelopt import describe, export_with_twin, tiny_llama
 
 IDS = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(5))
 
@@ -122,6 +122,7 @@ def test_a_quantized_head_leaves_the_embedding_that_it_was_tied_to(stock, tmp_pa
     weights["lm_head.weight"] = (embedding / scale[:, None]).round().to(torch.int8)
     weights |= {"lm_head.weight_scale": scale, "lm_head.input_scale": torch.tensor(0.03)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    describe(folder, quant_algo="W8A8_SQ_PER_CHANNEL")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     model = load_reference(subject_of(folder))

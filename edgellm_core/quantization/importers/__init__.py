@@ -35,6 +35,8 @@ IMPORTERS: Final[Mapping[str, str]] = {
 def find_importer(config: Mapping[str, Any]) -> Importer | None:
     """Return what reads a checkpoint with this config.json; None for unquantized ones, ModelOpt's and unknown ones."""
     quantization = config.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        return None  # refused with the layout
     named = IMPORTERS.get(str(quantization.get("quant_method")))
     if named is None or "quant_algo" in quantization:
         return None

@@ -16,6 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgellm_core.quantization.importers.compressed_groups import (
+    ORDERED,
+    group_of,
+    require_known,
+    require_static_cache,
+    require_unignored,
+)
 from edgellm_core.quantization.importers.four_bits import (
     ALGORITHM,
     MIDDLE,
@@ -34,10 +41,6 @@ if TYPE_CHECKING:
 PACKED: Final = "weight_packed"
 PACKED_PARTS: Final = (PACKED, "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 FP8_PARTS: Final = ("weight", "weight_scale", "weight_zero_point", "input_scale")
-FP8_FORMATS: Final = ("float-quantized", "naive-quantized")
-UNKNOWN_SECTIONS: Final = ("sparsity_config", "transform_config")
-"""Sections of the settings that change the math; empty where they are not used."""
-
 CACHE_SCALES: Final = {
     ".self_attn.k_scale": ".self_attn.k_proj.k_scale",
     ".self_attn.v_scale": ".self_attn.v_proj.v_scale",
@@ -50,15 +53,17 @@ def import_compressed_tensors(source: ForeignCheckpoint) -> Imported:
 
     Raises:
         UnsupportedQuantizationError: a scheme that can't be represented.
+        ContradictoryQuantizationError: the settings and the tensors exclude each other.
         QuantizedTensorMismatchError: a tensor is missing or malformed.
     """
-    _refuse_unknown(source)
+    require_known(source)
     packed = [name.removesuffix(f".{PACKED}") for name in source.tensors if name.endswith(f".{PACKED}")]
     rounded = [
         name.removesuffix(".weight")
         for name, entry in source.tensors.items()
         if name.endswith(".weight") and entry.element_type == "F8_E4M3"
     ]
+    require_unignored(source, [*packed, *rounded])
     caches = _cache_scales(source)
     return Imported(
         layers={
@@ -77,70 +82,77 @@ def _names(modules: Iterable[str], parts: Iterable[str]) -> frozenset[str]:
     return frozenset(f"{module}.{part}" for module in modules for part in parts)
 
 
-def _refuse_unknown(source: ForeignCheckpoint) -> None:
-    """Refuse settings that can't be represented, by name."""
-    settings = source.settings
-    for section in UNKNOWN_SECTIONS:
-        if settings.get(section):
-            source.refuse(f"compressed-tensors with {section}")
-    for group in settings.get("config_groups", {}).values():
-        _refuse_group(source, group, group.get("format") or settings.get("format"))
-
-
-def _refuse_group(source: ForeignCheckpoint, group: Mapping[str, Any], layout: Any) -> None:
-    weights, inputs = group.get("weights") or {}, group.get("input_activations")
-    if group.get("output_activations"):
-        source.refuse("compressed-tensors with rounded outputs")
-    kind = f"{weights.get('num_bits')}-bit {weights.get('type')} weights by {weights.get('strategy')}"
-    by_channel, by_group = ("tensor", "channel"), ("group", "channel")
-    if layout == "pack-quantized" and (weights.get("num_bits"), weights.get("type")) == (4, "int"):
-        if inputs or weights.get("strategy") not in by_group:
-            source.refuse(f"compressed-tensors {layout} with {kind}" + (" and rounded inputs" if inputs else ""))
-    elif layout in FP8_FORMATS and (weights.get("num_bits"), weights.get("type")) == (8, "float"):
-        if weights.get("strategy") not in by_channel:
-            source.refuse(f"compressed-tensors {layout} with {kind}")
-        static = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
-        if not inputs or any(inputs.get(key) != value for key, value in static.items()):
-            source.refuse(f"compressed-tensors {layout} with {_described(inputs)}")
-    else:
-        source.refuse(f"compressed-tensors {layout} with {kind}")
-
-
-def _described(inputs: Mapping[str, Any] | None) -> str:
-    if not inputs:
-        return "inputs that are not rounded"
-    how = "dynamically" if inputs.get("dynamic") else "statically"
-    return f"inputs rounded {how} by {inputs.get('strategy')}"
-
-
 def _packed_layer(source: ForeignCheckpoint, module: str) -> dict[str, NewTensor]:
     packed = source.require(f"{module}.{PACKED}", ("I32",), 2)
     scales = source.require(f"{module}.weight_scale", FLOATS, 2)
     stated = source.read(source.require(f"{module}.weight_shape", ("I64", "I32"), 1).name)
+    if len(stated) != 2:
+        source.require_shape(source.tensors[f"{module}.weight_shape"], (2,))
     outputs, inputs = (int(size) for size in stated)
     groups = scales.shape[1]
-    source.require_shape(packed, (outputs, inputs // 8))
+    source.require_shape(packed, (outputs, -(-inputs // 8)))
     source.require_shape(scales, (outputs, groups))
     if inputs % 8 or outputs % 2:
         source.refuse(f"the size [{outputs}, {inputs}] of {module!r}")
+    weights = _weights_of(source, module, ("int", 4))
+    source.require_groups(_group_size(weights), module, inputs=inputs, groups=groups)
     return FourBitLayer(
         outputs=outputs,
         inputs=inputs,
         codes=lambda: unpack_columns(source.read(packed.name)),
-        zeros=_zeros(source, module, outputs, groups),
+        zeros=_zeros(source, module, weights, outputs, groups),
         scale_type=scales.element_type,
         scales=lambda: source.read(scales.name),
-        order=input_order(source, f"{module}.weight_g_idx", module=module, inputs=inputs, groups=groups),
+        order=_order(source, module, weights, inputs, groups),
     ).tensors()
 
 
-def _zeros(source: ForeignCheckpoint, module: str, outputs: int, groups: int) -> NDArray[np.uint8]:
-    """Return the zero point of each group ``[out, n]``; numbers and zero points have the same offset of eight."""
-    name = f"{module}.weight_zero_point"
+def _weights_of(source: ForeignCheckpoint, module: str, number: tuple[str, int]) -> Mapping[str, Any]:
+    """Return the settings of a layer's weight, which must say the number that the weight is of."""
+    weights: Mapping[str, Any] = group_of(source, module).get("weights") or {}
+    said = weights.get("type"), weights.get("num_bits")
+    if said != number:
+        kind, found = "{1}-bit {0}".format(*said), "{1}-bit {0}".format(*number)
+        source.contradict(f"config_groups says that {module!r} is {kind}, and its weight is {found}")
+    return weights
+
+
+def _group_size(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"group_size": -1} if weights.get("strategy") == "channel" else weights
+
+
+def _order(
+    source: ForeignCheckpoint, module: str, weights: Mapping[str, Any], inputs: int, groups: int
+) -> NDArray[np.int64] | None:
+    """Return the inputs sorted by group; an index of -1 alone means that they are, as the tool itself reads it."""
+    name, order = f"{module}.weight_g_idx", weights.get("actorder")
+    wanted = str(order).lower() in ORDERED
     if name not in source.tensors:
+        if wanted:
+            source.contradict(f"actorder is {order!r}, and {name!r}, which says the group of each input, is missing")
+        return None
+    if (source.read(name) == -1).all():
+        return None
+    found = input_order(source, name, module=module, inputs=inputs, groups=groups)
+    if found is not None and not wanted:
+        source.contradict(f"actorder is {order!r}, and {name!r} orders the inputs")
+    return found
+
+
+def _zeros(
+    source: ForeignCheckpoint, module: str, weights: Mapping[str, Any], outputs: int, groups: int
+) -> NDArray[np.uint8]:
+    """Return the zero point of each group ``[out, n]``; numbers and zero points have the same offset of eight."""
+    name, symmetric = f"{module}.weight_zero_point", source.flag(weights, "symmetric", default=True)
+    if name not in source.tensors:
+        if not symmetric:
+            source.contradict(f"symmetric is false, and {name!r} is missing")
         return np.full((outputs, groups), MIDDLE, np.uint8)
     source.require_shape(source.require(name, ("I32",), 2), (-(-outputs // 8), groups))
-    return np.ascontiguousarray(unpack_rows(source.read(name))[:outputs])
+    zeros = np.ascontiguousarray(unpack_rows(source.read(name))[:outputs])
+    if symmetric and (zeros != MIDDLE).any():
+        source.contradict(f"symmetric is true, and {name!r} holds other zero points than 0")
+    return zeros
 
 
 def _fp8_layer(source: ForeignCheckpoint, module: str) -> dict[str, NewTensor]:
@@ -149,7 +161,12 @@ def _fp8_layer(source: ForeignCheckpoint, module: str) -> dict[str, NewTensor]:
     zeros = f"{module}.weight_zero_point"
     if zeros in source.tensors and source.read(zeros).any():
         source.refuse(f"zero points of the FP8 weight of {module!r}")
+    strategy = _weights_of(source, module, ("float", 8)).get("strategy")
     by_channel = scale is not None and tuple(scale.shape) == (weight.shape[0], 1) and weight.shape[0] > 1
+    if by_channel != (strategy == "channel") and weight.shape[0] > 1:
+        source.contradict(
+            f"strategy is {strategy!r}, and the scales of {module!r} are {list(scale.shape) if scale else 'missing'}"
+        )
     return {
         "weight": _copy(source, weight.name, tuple(weight.shape)),
         "weight_scale": _copy(source, f"{module}.weight_scale", (weight.shape[0],) if by_channel else ()),
@@ -169,16 +186,15 @@ def _copy(source: ForeignCheckpoint, name: str, shape: tuple[int, ...]) -> NewTe
 
 def _cache_scales(source: ForeignCheckpoint) -> dict[str, str]:
     """Return the scales of caches in fp8 by their old names, with their new ones."""
-    scheme = source.settings.get("kv_cache_scheme")
-    if not scheme:
-        return {}
-    wanted = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
-    if any(scheme.get(key) != value for key, value in wanted.items()):
-        kind = f"{scheme.get('num_bits')}-bit {scheme.get('type')} by {scheme.get('strategy')}"
-        source.refuse(f"compressed-tensors with a KV cache in {kind}")
-    return {
+    found = {
         name: name.removesuffix(old) + new
         for name in source.tensors
         for old, new in CACHE_SCALES.items()
         if name.endswith(old)
     }
+    rounded = require_static_cache(source)
+    if rounded and not found:
+        source.contradict("kv_cache_scheme rounds the KV cache, and no layer has k_scale and v_scale")
+    if found and not rounded:
+        source.contradict(f"no kv_cache_scheme rounds the KV cache, and there is {next(iter(found))!r}")
+    return found

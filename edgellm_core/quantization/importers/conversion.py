@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgellm_core.checkpoint.conversion_cache import conversion_directory, write_conversion
+from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.checkpoint.shards import INDEX_FILE, SINGLE_FILE
+from edgellm_core.checkpoint.tokenizer_files import TEMPLATE_FOLDER
 from edgellm_core.quantization.importers.source import ForeignCheckpoint, NewTensor
 from edgellm_core.quantization.layout import MIXED, QUANT_CONFIG
 from edgellm_core.settings import ELEMENT_BYTES
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 
 VERSION: Final = 2
 """Raise it when conversions write something else; older ones are then made again."""
+
+SIDE_FILES: Final[Mapping[str, Mapping[str, str]]] = {
+    "quantize_config.json": {},
+    "quant_config.json": {"bits": "w_bit", "group_size": "q_group_size"},
+}
+"""Settings that AutoGPTQ and AutoAWQ write beside config.json → other names that keys have there."""
+
+COMPARED_SETTINGS: Final = (
+    "bits", "group_size", "sym", "desc_act", "checkpoint_format", "format", "zero_point", "version",
+)  # fmt: skip
 
 CHUNK_BYTES: Final = 16 << 20
 
@@ -61,6 +73,7 @@ def canonical_directory(
         return result
     source = ForeignCheckpoint(directory=directory, settings=config["quantization_config"], tensors=tensors)
     imported = importer(source)
+    _require_one_description(source, imported)
     new = _all_tensors(tensors, imported)
     for note in imported.notes:
         report.note(note)
@@ -78,6 +91,35 @@ def canonical_directory(
     return result
 
 
+def _require_one_description(source: ForeignCheckpoint, imported: Imported) -> None:
+    """Refuse a checkpoint that describes or holds a layer twice, or not at all.
+
+    Raises:
+        ContradictoryQuantizationError: naming what there is.
+    """
+    method = source.settings["quant_method"]
+    if not imported.layers and not imported.others:
+        source.contradict(f"quant_method is {method!r}, and no layer holds a packed weight")
+    if (source.directory / QUANT_CONFIG).is_file():
+        source.contradict(f"quant_method is {method!r}, and there is ModelOpt's {QUANT_CONFIG} too")
+    _require_equal_side_file(source)
+    for module, parts in imported.layers.items():
+        for name in (f"{module}.{suffix}" for suffix in parts):
+            if name in source.tensors and name not in imported.replaced:
+                source.contradict(f"{module!r} holds a packed weight, and {name!r} too")
+
+
+def _require_equal_side_file(source: ForeignCheckpoint) -> None:
+    """Refuse settings that the tool's own file beside config.json gives otherwise; it reads that one first."""
+    for name, synonyms in SIDE_FILES.items():
+        path = source.directory / name
+        beside = read_json(path) if path.is_file() else {}
+        for key in COMPARED_SETTINGS:
+            other, own = beside.get(synonyms.get(key, key)), source.settings.get(key)
+            if None not in (other, own) and str(other).lower() != str(own).lower():
+                source.contradict(f"{key} is {own!r} in config.json and {other!r} in {name}")
+
+
 def _all_tensors(tensors: TensorIndex, imported: Imported) -> dict[str, NewTensor | TensorEntry]:
     """Return every tensor of the result: new ones, and those of the source that stay."""
     kept: dict[str, NewTensor | TensorEntry] = {n: e for n, e in tensors.items() if n not in imported.replaced}
@@ -91,6 +133,8 @@ def _copy_other_files(directory: Path, config: Mapping[str, Any], made: Path) ->
     for path in directory.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in (INDEX_FILE, "config.json"):
             shutil.copyfile(path, made / path.name)
+    if (directory / TEMPLATE_FOLDER).is_dir():
+        shutil.copytree(directory / TEMPLATE_FOLDER, made / TEMPLATE_FOLDER)
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     (made / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 

@@ -16,7 +16,12 @@ from edgellm_core.quantization.importers.four_bits import (
     input_order,
     unpack_rows,
 )
-from edgellm_core.quantization.importers.gptq_settings import require_known, settings_of, zero_label
+from edgellm_core.quantization.importers.gptq_settings import (
+    require_known,
+    require_lists_that_fit,
+    settings_of,
+    zero_label,
+)
 from edgellm_core.quantization.importers.gptq_zeros import ZeroPoints
 from edgellm_core.quantization.importers.source import FLOATS, ForeignCheckpoint, Imported
 
@@ -38,6 +43,7 @@ def import_gptq(source: ForeignCheckpoint) -> Imported:
     """
     require_known(source)
     modules = [name.removesuffix(".qweight") for name in source.tensors if name.endswith(".qweight")]
+    require_lists_that_fit(source, modules)
     settings = {module: settings_of(source, module) for module in modules}
     zeros = ZeroPoints(source, zero_label(source), settings)
     return Imported(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.quantization.module_lists import by_boundary, require_unlisted
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from edgellm_core.quantization.importers.source import ForeignCheckpoint
 
@@ -48,6 +50,45 @@ def require_known(source: ForeignCheckpoint) -> None:
     if source.settings.get("pack_dtype") not in (None, "int32"):
         source.refuse(f"GPTQ with pack_dtype {source.settings['pack_dtype']!r}")
     _require_four_bits(source, source.settings, "GPTQ")
+
+
+def require_lists_that_fit(source: ForeignCheckpoint, modules: Sequence[str]) -> None:
+    """Refuse packed layers that lists leave unquantized, and layers that they quantize and that hold plain weights.
+
+    Args:
+        source: the checkpoint.
+        modules: paths of the layers with packed weights.
+
+    Raises:
+        ContradictoryQuantizationError: naming the setting and the layer.
+    """
+    settings, packed = source.settings, set(modules)
+    unconverted = settings.get("modules_to_not_convert")
+    require_unlisted(source.directory, "modules_to_not_convert", unconverted, modules, by_boundary)
+    head = settings.get("lm_head")
+    if head is not None and source.flag(settings, "lm_head", default=False) != ("lm_head" in packed):
+        holds = "a packed" if "lm_head" in packed else "no packed"
+        source.contradict(f"lm_head is {head}, and the head holds {holds} weight")
+    listed = settings.get("modules_in_block_to_quantize")
+    if listed is None:
+        return
+    names = _flat(source, listed)
+    for name in source.tensors:
+        module = name.rpartition(".")[0]
+        inside = module != "lm_head" and any(module.endswith(f".{entry}") for entry in names)
+        if name.endswith(".qweight") and not inside and module != "lm_head":
+            source.contradict(f"modules_in_block_to_quantize lacks {module!r}, which holds a packed weight")
+        if name.endswith(".weight") and inside:
+            source.contradict(f"modules_in_block_to_quantize names {module!r}, which holds a plain weight")
+
+
+def _flat(source: ForeignCheckpoint, listed: Any) -> list[str]:
+    """Return the names of a list of lists of names (optimum), or of a plain list."""
+    groups: list[Any] = listed if isinstance(listed, list) else [None]
+    names: list[Any] = [name for group in groups for name in (group if isinstance(group, list) else [group])]
+    if not all(isinstance(name, str) for name in names):
+        source.contradict(f"'modules_in_block_to_quantize' must be lists of names and is {listed!r}")
+    return names
 
 
 def settings_of(source: ForeignCheckpoint, module: str) -> Mapping[str, Any]:

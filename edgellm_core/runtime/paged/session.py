@@ -206,7 +206,11 @@ class PagedGraph:
 
 
 class PagedSession:
-    """The same graph for one file and :func:`~edgellm_core.runtime.generate.generate`."""
+    """The same graph for one file and :func:`~edgellm_core.runtime.generate.generate`.
+
+    Attributes:
+        vocab_size: rows of the embedding.
+    """
 
     def __init__(self, model_path: Path, *, threads: int | None = None) -> None:
         """Load a graph from its file.
@@ -216,7 +220,9 @@ class PagedSession:
             PluginAttributeError: a plugin does what has no reference on the CPU.
         """
         session, _ = load_decoder(model_path, threads, add_functions)
-        self._graph = PagedGraph(session, read_files(model_path.parent))
+        files = read_files(model_path.parent)
+        self.vocab_size: int | None = files.table.shape[0]
+        self._graph = PagedGraph(session, files)
 
     def initial_states(self, batch: int) -> dict[str, Any]:
         """Forget everything; the graph keeps its pages itself."""

@@ -40,7 +40,7 @@ def write_files(model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFam
         RopeNotExpressibleError: the runtime can't compute the model's angles.
         ConfigMismatchError: layers differ in what config.json has one number for.
     """
-    template = _template(checkpoint.directory) or family.chat_template()
+    template = _template(folder)
     if template is None:
         raise ChatTemplateMissingError(checkpoint.directory)
     (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
@@ -52,12 +52,14 @@ def write_files(model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFam
 
 
 def _template(directory: Path) -> str | None:
-    """Return the checkpoint's chat template: its file, or the one in tokenizer_config.json."""
+    """Return the chat template beside a tokenizer: its file, or the one in tokenizer_config.json."""
     path = directory / TEMPLATE_FILE
     if path.is_file():
         return path.read_text(encoding="utf-8")
     settings = directory / "tokenizer_config.json"
     stated: Any = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
     if isinstance(stated, list):  # transformers 4: named templates
-        stated = next((item.get("template") for item in stated if item.get("name") == "default"), None)
+        stated = {item.get("name"): item.get("template") for item in stated if isinstance(item, dict)}
+    if isinstance(stated, dict):
+        stated = stated.get("default")
     return stated if isinstance(stated, str) and stated else None

@@ -152,9 +152,11 @@ class TinyModel:
         import dataclasses
 
         from edgellm_core.pipeline.export import MODEL_FILE, bind_graph
+        from edgellm_core.tokenization.writing import write_tokenizer
 
         folder = self.folder / self.precision
         folder.mkdir()
+        write_tokenizer(self.checkpoint, self.selection.family, folder, self.report)
         model = copy.deepcopy(self.lowered.model)  # binding attaches weights to it
         lowered = dataclasses.replace(self.lowered, model=model)
         bind_graph(lowered, self.template, self.checkpoint, self.selection, folder, self.report)

@@ -57,7 +57,7 @@ def whole_text(tokenizer, path, **settings):
     tokens = sum(len(text) + 1 for text in TEXTS)
     settings = {"samples": tokens // 2, "length": 2, **settings}
     found = calibration_set(CalibrationDataSettings(data=str(path), **settings), tokenizer)
-    return tokenizer._tokenizer.decode(found.ids.ravel().tolist(), skip_special_tokens=False).split("</s>")
+    return tokenizer.backend.decode(found.ids.ravel().tolist(), skip_special_tokens=False).split("</s>")
 
 
 @pytest.fixture(params=WRITERS)
@@ -207,14 +207,14 @@ def test_conversations_are_written_in_the_chat_template(tmp_path, tokenizer):
     settings = CalibrationDataSettings(data=str(tmp_path / "chat.jsonl"), samples=1, length=28, chat=True)
     found = calibration_set(settings, tokenizer)
     assert found.chat
-    text = tokenizer._tokenizer.decode(found.ids[0].tolist(), skip_special_tokens=False)
+    text = tokenizer.backend.decode(found.ids[0].tolist(), skip_special_tokens=False)
     assert text == "<s>user: Hi</s><s>assistant: Hello</s>"
 
 
 def test_plain_text_is_made_a_conversation(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("one two three")
     settings = CalibrationDataSettings(data=str(tmp_path / "a.txt"), samples=1, length=32, chat=True)
-    text = tokenizer._tokenizer.decode(calibration_set(settings, tokenizer).ids[0].tolist(), skip_special_tokens=False)
+    text = tokenizer.backend.decode(calibration_set(settings, tokenizer).ids[0].tolist(), skip_special_tokens=False)
     assert text.startswith("<s>user: one two</s><s>assistant: three")
 
 

@@ -1,0 +1,33 @@
+"""The stage ``tokenizer``: writes tokenizer and chat templates into the bundle, compared with transformers' own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgellm_core.pipeline.fingerprint import code_digest, digest_of, installed_versions
+
+if TYPE_CHECKING:
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.contract import ModelFamily
+    from edgellm_core.events import Reporter
+    from edgellm_core.pipeline.workspace import StageRunner, Workspace
+
+
+def tokenizer_stage(
+    checkpoint: Checkpoint, family: ModelFamily, *, compared: bool, workspace: Workspace, runner: StageRunner
+) -> dict[str, Any]:
+    """Write the tokenizer before anything that takes long; return the fields of the manifest's record.
+
+    Raises:
+        UserError: it can't be read or differs; one class per cause in ``edgellm_core.tokenization.errors``.
+    """
+    from edgellm_core.tokenization.writing import write_tokenizer
+
+    def body(report: Reporter) -> dict[str, Any]:
+        record = write_tokenizer(checkpoint, family, workspace.llm, report, compared=compared)
+        return record.model_dump(mode="json")
+
+    versions = installed_versions(("transformers", "tokenizers", "sentencepiece"))
+    asked = [family.chat_template(), compared, versions, code_digest()]
+    fields: dict[str, Any] = runner.resume("tokenizer", workspace, digest_of(checkpoint.fingerprint(), *asked), body)
+    return fields
