@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.bundle import RuntimeRecord
     from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.gguf_form import GgufForm
     from edgellm_core.quantization.formats import LinearFormat
     from edgellm_core.quantization.model import QuantizedModel
     from edgellm_core.surgery.rule import Rule
@@ -92,6 +93,7 @@ class ModelFamily:
         ignored_tensors: regular expressions (full match) of checkpoint tensors that the graph does not need.
         harmless_config_keys: keys of config.json that transformers does not read for this family and that are known
             not to change the math.
+        gguf_forms: how GGUF files of this family are written; empty where none is read.
     """
 
     name: ClassVar[str] = ""
@@ -102,6 +104,7 @@ class ModelFamily:
     contract: ClassVar[int] = CONTRACT_VERSION
     ignored_tensors: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq",)
     harmless_config_keys: ClassVar[tuple[str, ...]] = ()
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Refuse a malformed class where it is written, not where it is used."""
@@ -138,6 +141,14 @@ class ModelFamily:
 
     def prepare_config(self, config: Any) -> None:
         """Change a transformers config in place before the model is built from it; by default nothing."""
+
+    def complete_gguf_config(self, config: dict[str, Any], take: Callable[[str], Any]) -> None:
+        """Change in place what was read out of a GGUF file's metadata, where no table can say it; by default nothing.
+
+        Args:
+            config: contents of config.json.
+            take: returns the value of a metadata key behind ``<architecture>.``, or None; the key is accounted for.
+        """
 
     def rules(self) -> Sequence[Rule]:
         """Return surgery rules that only this family needs; they run before the target's."""

@@ -143,13 +143,14 @@ def hooks_page() -> str:
 
 def contract_page() -> str:
     """Return the classes that a plugin subclasses, returns or is handed."""
-    from edgellm_core import contract
+    from edgellm_core import contract, gguf_form
     from edgellm_core.surgery import rule
 
     parts = ["# Plugin contract", to_markdown(inspect.getdoc(contract) or "")]
     parts.append(f"This edgellm has contract version {contract.CONTRACT_VERSION} (`CONTRACT_VERSION`).")
     names = ("ModelFamily", "AttentionAttributes", "GraphDimensions", "Target", "QuantizationScheme", "CalibrationData")
     parts += [class_section(getattr(contract, name), contract.__name__) for name in names]
+    parts.append(class_section(gguf_form.GgufForm, gguf_form.__name__))
     names = ("Rule", "Expected", "NearMiss", "Editor")
     parts += [class_section(getattr(rule, name), rule.__name__) for name in names]
     return "\n\n".join(parts)

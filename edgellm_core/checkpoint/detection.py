@@ -78,7 +78,7 @@ def detect(
         UserError: the source can't be found or read, or the family is unknown.
     """
     host = host or PluginHost.load(plugin_paths=plugin_paths)
-    metadata = read_metadata(source, registry=registry or ModelRegistry.load(), revision=revision)
+    metadata = read_metadata(source, registry=registry or ModelRegistry.load(), revision=revision, host=host)
     return judge(metadata, host, family=family, precision=precision)
 
 

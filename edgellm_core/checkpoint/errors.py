@@ -131,8 +131,52 @@ class CorruptGgufError(UserError):
         super().__init__(f"'{path}' is not a valid GGUF file: {problem}. Copy or download it again.")
 
 
+class MissingGgufPartError(UserError):
+    """A GGUF model was split into several files, and not all are there."""
+
+    def __init__(self, path: Path, missing: Sequence[str], count: int) -> None:
+        """Build the sentence from the file that was named, the missing ones and the number of parts."""
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        super().__init__(
+            f"'{path}' is one of {count} parts of a model, and {len(missing)} of them are missing: {shown}. "
+            "Copy or download them into the same directory."
+        )
+
+
+class GgufArchitectureError(UserError):
+    """No family reads a GGUF architecture."""
+
+    def __init__(self, path: Path, architecture: str, known: Sequence[str]) -> None:
+        """Build the sentence from the file, its architecture and those that are read."""
+        super().__init__(
+            f"'{path}' has the GGUF architecture {architecture!r}, which no family reads; "
+            f"those that are read: {', '.join(known)}. Use the model's safetensors checkpoint."
+        )
+
+
+class GgufAccountError(UserError):
+    """Something in a GGUF file would change the math, and it is not known how."""
+
+    def __init__(self, path: Path, architecture: str, finding: str) -> None:
+        """Build the sentence from the file, its architecture, and what is there or lacks."""
+        super().__init__(
+            f"'{path}' (GGUF architecture {architecture!r}) can't be read without a loss: {finding}. "
+            "Use the model's safetensors checkpoint."
+        )
+
+
+class GgufReadersDisagreeError(UserError):
+    """Two independent readings of a GGUF file differ."""
+
+    def __init__(self, path: Path, finding: str) -> None:
+        """Build the sentence from the file and the difference."""
+        super().__init__(
+            f"Two independent readings of '{path}' differ: {finding}. Use the model's safetensors checkpoint."
+        )
+
+
 class GgufConversionError(UserError):
-    """A GGUF file is well-formed, but transformers can't turn it into a checkpoint."""
+    """The tokenizer or the config of a GGUF file can't be turned into files of a checkpoint."""
 
     def __init__(self, path: Path, architecture: str, problem: str) -> None:
         """Build the sentence from the file, its architecture and the reason."""

@@ -7,7 +7,7 @@ SmolLM2-135M and on random checkpoints of up to 7.6 B parameters (docs/explanati
 stage           peak memory                            written to disk
 ==============  =====================================  =====================================================
 download        0.2 GiB                                the repository's files
-dequantize      0.9 GiB + 6 P (float32 + float16)      2 P
+dequantize      0.7 GiB (weights stream through)       2 P
 trace, surgery  0.5 GiB (no weights)                   16 MiB
 bind            0.5 GiB (weights stream through)       W
 verify full     0.7 GiB + 4 P (float32 reference)      0, bf16: 4 P (its graph runs raised to float32)
@@ -79,7 +79,7 @@ def estimate_stages(
     if download is not None:
         stages.append(StageEstimate(stage="download", ram=_GIB // 5, disk=download))
     if dequantize:
-        stages.append(StageEstimate(stage="dequantize", ram=_GIB * 9 // 10 + 6 * parameters, disk=2 * parameters))
+        stages.append(StageEstimate(stage="dequantize", ram=_GIB * 7 // 10, disk=2 * parameters))
     part = _parameters_of_layers(parameters, dimensions)
     stages += [
         StageEstimate(stage="trace", ram=_GIB // 2, disk=16 * _MIB),

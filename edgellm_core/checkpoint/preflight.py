@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.dimensions import Dimensions, read_dimensions
-from edgellm_core.checkpoint.errors import HubError, PickleCheckpointError
+from edgellm_core.checkpoint.errors import (
+    GgufAccountError,
+    GgufArchitectureError,
+    HubError,
+    PickleCheckpointError,
+)
 from edgellm_core.checkpoint.estimate import StageEstimate, estimate_stages, stage
 from edgellm_core.checkpoint.json_files import read_config
 from edgellm_core.checkpoint.location import Location, SourceKind, locate
@@ -20,6 +25,7 @@ from edgellm_core.settings import cache_directory
 
 if TYPE_CHECKING:
     from edgellm_core.checkpoint.hub import Repository
+    from edgellm_core.host import PluginHost
     from edgellm_core.registry import ModelRegistry
 
 CAUSAL_SUFFIXES: Final = ("ForCausalLM", "LMHeadModel")
@@ -62,6 +68,7 @@ class Metadata:
         directory: its directory on this machine, if it has one.
         download: bytes to download; None where nothing is.
         pickles: the sentence about pickle files; None where there are safetensors.
+        problems: sentences about what can't be read.
     """
 
     location: Location
@@ -70,6 +77,7 @@ class Metadata:
     directory: Path | None = None
     download: int | None = None
     pickles: str | None = None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,8 +113,16 @@ class Summary:
     will_not_work: tuple[str, ...]
 
 
-def read_metadata(source: str, *, registry: ModelRegistry, revision: str | None = None) -> Metadata:
+def read_metadata(
+    source: str, *, registry: ModelRegistry, revision: str | None = None, host: PluginHost | None = None
+) -> Metadata:
     """Read the metadata of a source: config and headers, over the network only for a hub repository.
+
+    Args:
+        source: name in the registry, ``owner/name`` on the hub, a directory, or a ``.gguf`` file.
+        registry: the known models.
+        revision: branch, tag or commit of a hub repository.
+        host: plugins, whose families read GGUF files; by default they are loaded where the source is one.
 
     Raises:
         UserError: the source can't be found or read, or is damaged. Pickle weights are no error here.
@@ -116,14 +132,7 @@ def read_metadata(source: str, *, registry: ModelRegistry, revision: str | None 
         return _hub_metadata(location)
     if location.kind == "directory":
         return _directory_metadata(location, location.path)
-    from edgellm_core.checkpoint.gguf_config import config_from_gguf
-    from edgellm_core.checkpoint.gguf_header import read_gguf_header
-
-    header = read_gguf_header(location.path)
-    tensors = [
-        TensorSpec(name=t.name, element_type=t.element_type, shape=t.shape, nbytes=t.nbytes) for t in header.tensors
-    ]
-    return Metadata(location=location, config=config_from_gguf(header), tensors=tensors)
+    return _gguf_metadata(location, location.path, host)
 
 
 def summarize(
@@ -155,6 +164,7 @@ def summarize(
     ram, disk = available_memory(), free_disk(output or Path())
     problems = [
         *([metadata.pickles] if metadata.pickles else []),
+        *metadata.problems,
         *_config_problems(metadata.config, claimed=claimed),
         *_memory_problems(stages, ram),
         *_disk_problems(stages, disk),
@@ -173,6 +183,30 @@ def summarize(
         disk_available=disk,
         will_not_work=tuple(problems),
     )
+
+
+def _gguf_metadata(location: Location, file: Path, host: PluginHost | None) -> Metadata:
+    """Read the header of a GGUF file, or of all parts."""
+    from edgellm_core.checkpoint.gguf.config import read_gguf_config
+    from edgellm_core.checkpoint.gguf.forms import find_form
+    from edgellm_core.checkpoint.gguf.metadata import architecture
+    from edgellm_core.checkpoint.gguf.parts import read_gguf
+    from edgellm_core.checkpoint.gguf.plan import plan_tensors
+    from edgellm_core.host import PluginHost
+
+    header = read_gguf(file)
+    tensors = [
+        TensorSpec(name=t.name, element_type=t.element_type, shape=t.shape, nbytes=t.nbytes) for t in header.tensors
+    ]
+    try:
+        family, form = find_form(host or PluginHost.load(), header)
+    except GgufArchitectureError as error:
+        config: dict[str, Any] = {"model_type": architecture(header)}
+        return Metadata(location=location, config=config, tensors=tensors, problems=(str(error),))
+    reading = read_gguf_config(header, family, form)
+    findings = [*reading.findings, *plan_tensors(header, reading.config, form).findings]
+    problems = tuple(str(GgufAccountError(file, architecture(header), finding)) for finding in findings)
+    return Metadata(location=location, config=reading.config, tensors=tensors, problems=problems)
 
 
 def _directory_metadata(location: Location, directory: Path) -> Metadata:

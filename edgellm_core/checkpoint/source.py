@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.safetensors_header import SafetensorsHeader
     from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
     from edgellm_core.events import Reporter
+    from edgellm_core.host import PluginHost
     from edgellm_core.registry import ModelRegistry
 
 
@@ -32,7 +33,8 @@ class SourceRecord:
         revision: commit of the hub repository, or version of the package.
         digest: sha256 that identifies the model. For a directory or the hub: over config.json, then, file by file in
             the order of their names, name, size and header of each safetensors file (which holds names, types, shapes
-            and byte ranges, not the values). For GGUF and packages: over the file's bytes.
+            and byte ranges, not the values). For GGUF and packages: over the file's bytes, or over
+            the digests of its parts.
     """
 
     kind: SourceKind
@@ -108,6 +110,7 @@ def open_checkpoint(
     revision: str | None = None,
     report: Reporter,
     trust_remote_code: bool = False,
+    host: PluginHost | None = None,
 ) -> Checkpoint:
     """Open a model, after downloading or dequantizing it where that is needed.
 
@@ -117,18 +120,19 @@ def open_checkpoint(
         revision: branch, tag or commit of a hub repository.
         report: told about downloads and conversions.
         trust_remote_code: let the checkpoint's own modeling code run; from the hub it is downloaded too.
+        host: plugins, whose families read GGUF files; by default they are loaded where the source is one.
 
     Raises:
         UserError: the source can't be found or read, or is not a complete safetensors checkpoint; one class per cause
             in ``edgellm_core.checkpoint.errors``.
     """
-    checkpoint = _open(locate(source, registry=registry, revision=revision), report, trust_remote_code)
+    checkpoint = _open(locate(source, registry=registry, revision=revision), report, trust_remote_code, host)
     for remark in checkpoint.remarks:
         report.note(remark)
     return checkpoint
 
 
-def _open(location: Location, report: Reporter, trust_remote_code: bool) -> Checkpoint:
+def _open(location: Location, report: Reporter, trust_remote_code: bool, host: PluginHost | None) -> Checkpoint:
     if location.path is None:
         from edgellm_core.checkpoint.hub import download
 
@@ -136,10 +140,13 @@ def _open(location: Location, report: Reporter, trust_remote_code: bool) -> Chec
         return open_directory(directory, location, revision=commit, trust_remote_code=trust_remote_code)
     if location.kind == "directory":
         return open_directory(location.path, location, trust_remote_code=trust_remote_code)
-    from edgellm_core.checkpoint.gguf_conversion import converted_checkpoint, file_digest
+    from edgellm_core.checkpoint.gguf.conversion import converted_checkpoint, model_digest
+    from edgellm_core.checkpoint.gguf.parts import read_gguf
+    from edgellm_core.host import PluginHost
 
-    digest = file_digest(location.path)
-    directory = converted_checkpoint(location.path, digest, report)
+    header = read_gguf(location.path)
+    digest = model_digest(header)
+    directory = converted_checkpoint(header, digest, host or PluginHost.load(), report)
     return open_directory(directory, location, revision=location.revision, digest=digest)
 
 

@@ -108,6 +108,10 @@ class PluginHost:
         """Return the names of all families, sorted; ``generic`` is one."""
         return sorted(name for name, _family in self._claims.items("family"))
 
+    def families(self) -> list[ModelFamily]:
+        """Return all families, in the order of their names."""
+        return [family for _name, family in sorted(self._claims.items("family"), key=lambda item: item[0])]
+
     def targets(self) -> dict[str, type[Target]]:
         """Return the targets that plugins bring, by name."""
         return dict(self._claims.items("target"))

@@ -193,6 +193,7 @@ def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan
         revision=job.settings.revision,
         report=report,
         trust_remote_code=job.settings.trust_remote_code,
+        host=job.host,
     )
     runtime_record(checkpoint.directory)  # refuses wrong settings before the long stages
     layout = layout_of(checkpoint)

@@ -61,7 +61,7 @@ def detect_deep(
     from edgellm_core.tracing.survey import survey
 
     host = PluginHost.load(plugin_paths=plugin_paths)
-    metadata = read_metadata(source, registry=ModelRegistry.load(), revision=revision)
+    metadata = read_metadata(source, registry=ModelRegistry.load(), revision=revision, host=host)
     detection = judge(metadata, host, family=family, precision=precision)
     selected = detection.selection.family
 

@@ -60,6 +60,7 @@ def quantize(
             revision=settings.revision,
             report=report,
             trust_remote_code=settings.trust_remote_code,
+            host=host,
         )
         return checkpoint, host.select(checkpoint.config, forced=settings.family, directory=checkpoint.directory)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.events import Reporter
+    from edgellm_core.host import PluginHost
     from edgellm_core.quantization.layout import QuantizationLayout
     from edgellm_core.registry import ModelRegistry
 
@@ -29,6 +30,7 @@ def open_source(
     revision: str | None = None,
     report: Reporter,
     trust_remote_code: bool = False,
+    host: PluginHost | None = None,
 ) -> Checkpoint:
     """Open a model like ``open_checkpoint``; convert it first where another tool quantized it.
 
@@ -38,7 +40,7 @@ def open_source(
         UserError: the source can't be opened, or can't be represented; one class per cause.
     """
     checkpoint = open_checkpoint(
-        source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code
+        source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code, host=host
     )
     if checkpoint.duplicates:
         from edgellm_core.weights.copies import require_equal_files

@@ -100,17 +100,18 @@ def compare(source: str, out: Path, settings: CompareSettings, *, listener: List
 
 def _open(source: str, settings: CompareSettings, report: Reporter) -> Original:
     first = settings.build_settings(settings.precisions[0])
+    host = PluginHost.load(first.plugin_paths)
     checkpoint = open_checkpoint(
         source,
         registry=ModelRegistry.load(),
         revision=first.revision,
         report=report,
         trust_remote_code=first.trust_remote_code,
+        host=host,
     )
     layout = layout_of(checkpoint)
     if layout is not None:
         raise QuantizedCheckpointError(checkpoint.source.id, layout.describe())
-    host = PluginHost.load(first.plugin_paths)
     selection = host.select(checkpoint.config, forced=first.family, directory=checkpoint.directory)
     target = find_target(first.target, host.targets())
     return Original(checkpoint=checkpoint, family=selection.family, target=target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class CohereFamily(ModelFamily):
@@ -13,6 +14,12 @@ class CohereFamily(ModelFamily):
     name: ClassVar[str] = "cohere"
     model_types: ClassVar[tuple[str, ...]] = ("cohere",)
     architectures: ClassVar[tuple[str, ...]] = ("CohereForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="command-r", flags={"attn_q_norm": "use_qk_norm"}, required=("logit_scale",),
+            keys={"attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale"},
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with biases and norms on q and k."""

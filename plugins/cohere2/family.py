@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class Cohere2Family(ModelFamily):
@@ -17,6 +18,15 @@ class Cohere2Family(ModelFamily):
     harmless_config_keys: ClassVar[tuple[str, ...]] = (
         "layer_switch", "order_of_interleaved_layers", "position_embedding_type", "rotary_pct",
         "use_embedding_sharing", "use_gated_activation", "use_parallel_block", "use_parallel_embedding",
+    )  # fmt: skip
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="cohere2", window_period=4, required=("logit_scale", "attention.sliding_window"),
+            keys={
+                "attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale",
+                "attention.sliding_window": "sliding_window",
+            },
+        ),
     )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:

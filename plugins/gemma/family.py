@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class GemmaFamily(ModelFamily):
@@ -15,6 +16,12 @@ class GemmaFamily(ModelFamily):
     architectures: ClassVar[tuple[str, ...]] = ("GemmaForCausalLM",)
     # Gemma 1.1 writes the tanh GELU there; transformers computes it whatever hidden_act says.
     harmless_config_keys: ClassVar[tuple[str, ...]] = ("hidden_activation",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="gemma", keys={"attention.key_length": "head_dim"}, norm_offset=1.0,
+            implied={"hidden_act": "gelu_pytorch_tanh"},
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with a free head size and a tied head."""

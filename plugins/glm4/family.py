@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class Glm4Family(ModelFamily):
@@ -13,6 +14,15 @@ class Glm4Family(ModelFamily):
     name: ClassVar[str] = "glm4"
     model_types: ClassVar[tuple[str, ...]] = ("glm4",)
     architectures: ClassVar[tuple[str, ...]] = ("Glm4ForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="glm4", partial_rotary=True, keys={"attention.key_length": "head_dim"},
+            tensors={
+                "post_attention_norm": "post_self_attn_layernorm", "post_ffw_norm": "post_mlp_layernorm",
+                "ffn_up": "mlp.gate_up_proj",
+            },
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with biases on q, k and v."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class GraniteFamily(ModelFamily):
@@ -13,6 +14,16 @@ class GraniteFamily(ModelFamily):
     name: ClassVar[str] = "granite"
     model_types: ClassVar[tuple[str, ...]] = ("granite",)
     architectures: ClassVar[tuple[str, ...]] = ("GraniteForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="granite", flags={"ffn_up.bias": "mlp_bias"}, paired_rows=("attn_q", "attn_k"),
+            keys={
+                "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
+                "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
+            },
+            required=("attention.scale",),
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with biases and four multipliers, none of them 1."""

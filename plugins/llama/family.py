@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class LlamaFamily(ModelFamily):
@@ -15,6 +16,12 @@ class LlamaFamily(ModelFamily):
     architectures: ClassVar[tuple[str, ...]] = ("LlamaForCausalLM",)
     # SmolLM2 writes it; transformers has no such key.
     harmless_config_keys: ClassVar[tuple[str, ...]] = ("is_llama_config",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            # Mistral's files too; their windows are not written.
+            architecture="llama", flags={"ffn_up.bias": "mlp_bias"}, paired_rows=("attn_q", "attn_k"),
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with llama3 RoPE scaling that starts inside the context, and every bias on."""

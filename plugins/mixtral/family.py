@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class MixtralFamily(ModelFamily):
@@ -13,6 +14,20 @@ class MixtralFamily(ModelFamily):
     name: ClassVar[str] = "mixtral"
     model_types: ClassVar[tuple[str, ...]] = ("mixtral",)
     architectures: ClassVar[tuple[str, ...]] = ("MixtralForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="llama", experts=True, bias_flag="", paired_rows=("attn_q", "attn_k"),
+            renamed={".mlp.": ".block_sparse_moe."},
+            keys={"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
+            tensors={
+                "ffn_gate_inp": "block_sparse_moe.gate", "ffn_gate_exps": "block_sparse_moe.experts.{e}.w1",
+                "ffn_down_exps": "block_sparse_moe.experts.{e}.w2", "ffn_up_exps": "block_sparse_moe.experts.{e}.w3",
+                # files of before April 2024 have a tensor for each expert
+                "ffn_gate.{e}": "block_sparse_moe.experts.{e}.w1", "ffn_down.{e}": "block_sparse_moe.experts.{e}.w2",
+                "ffn_up.{e}": "block_sparse_moe.experts.{e}.w3",
+            },
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with five experts, two for each token; the window is shorter than any prompt."""

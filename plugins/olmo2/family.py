@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class Olmo2Family(ModelFamily):
@@ -13,6 +14,14 @@ class Olmo2Family(ModelFamily):
     name: ClassVar[str] = "olmo2"
     model_types: ClassVar[tuple[str, ...]] = ("olmo2",)
     architectures: ClassVar[tuple[str, ...]] = ("Olmo2ForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="olmo2",
+            tensors={
+                "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
+            },
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes."""

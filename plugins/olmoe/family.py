@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class OlmoeFamily(ModelFamily):
@@ -13,6 +14,17 @@ class OlmoeFamily(ModelFamily):
     name: ClassVar[str] = "olmoe"
     model_types: ClassVar[tuple[str, ...]] = ("olmoe",)
     architectures: ClassVar[tuple[str, ...]] = ("OlmoeForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="olmoe", experts=True,
+            keys={"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"},
+            implied={"norm_topk_prob": False},
+            tensors={
+                "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.{e}.gate_proj",
+                "ffn_up_exps": "mlp.experts.{e}.up_proj", "ffn_down_exps": "mlp.experts.{e}.down_proj",
+            },
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with five experts, and clipping that cuts."""

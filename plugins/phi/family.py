@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class PhiFamily(ModelFamily):
@@ -13,6 +14,16 @@ class PhiFamily(ModelFamily):
     name: ClassVar[str] = "phi"
     model_types: ClassVar[tuple[str, ...]] = ("phi",)
     architectures: ClassVar[tuple[str, ...]] = ("PhiForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="phi2", partial_rotary=True, bias_flag="",
+            keys={"attention.layer_norm_epsilon": "layer_norm_eps"}, implied={"hidden_act": "gelu_new"},
+            tensors={
+                "output_norm": "model.final_layernorm", "attn_output": "self_attn.dense", "ffn_up": "mlp.fc1",
+                "ffn_down": "mlp.fc2",
+            },
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with RoPE on half a head, and norms on q and k, which no released checkpoint has."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Phi3Family(ModelFamily):
@@ -15,6 +19,19 @@ class Phi3Family(ModelFamily):
     architectures: ClassVar[tuple[str, ...]] = ("Phi3ForCausalLM",)
     # Phi 4 mini states both as 1, which is what every layer does: full attention, positions as they are.
     harmless_config_keys: ClassVar[tuple[str, ...]] = ("full_attn_mod", "interpolate_factor")
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="phi3", partial_rotary=True, bias_flag="",
+            keys={"attention.sliding_window": "sliding_window"}, implied={"sliding_window": None},
+            tensors={"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
+        ),
+    )  # fmt: skip
+
+    def complete_gguf_config(self, config: dict[str, Any], take: Callable[[str], Any]) -> None:
+        """Say where LongRoPE changes its table."""
+        original = take("rope.scaling.original_context_length")
+        if original is not None:
+            config["original_max_position_embeddings"] = original
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes; prompts cross the original context, where LongRoPE switches, and the window."""

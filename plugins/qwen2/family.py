@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class Qwen2Family(ModelFamily):
@@ -13,6 +14,11 @@ class Qwen2Family(ModelFamily):
     name: ClassVar[str] = "qwen2"
     model_types: ClassVar[tuple[str, ...]] = ("qwen2",)
     architectures: ClassVar[tuple[str, ...]] = ("Qwen2ForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="qwen2", bias_flag="",
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with window and full attention in turn; the window is shorter than any prompt."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class Qwen3Family(ModelFamily):
@@ -13,6 +14,11 @@ class Qwen3Family(ModelFamily):
     name: ClassVar[str] = "qwen3"
     model_types: ClassVar[tuple[str, ...]] = ("qwen3",)
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3ForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="qwen3", keys={"attention.key_length": "head_dim"},
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with a head size that differs from hidden / heads, and a tied head."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class Qwen3MoeFamily(ModelFamily):
@@ -15,6 +16,21 @@ class Qwen3MoeFamily(ModelFamily):
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3MoeForCausalLM",)
     # Left over from Qwen2; transformers windows all layers or, as in all released checkpoints, none.
     harmless_config_keys: ClassVar[tuple[str, ...]] = ("max_window_layers",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="qwen3moe", experts=True,
+            keys={
+                "attention.key_length": "head_dim", "expert_count": "num_experts",
+                "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
+            },
+            required=("expert_feed_forward_length",),
+            implied={"norm_topk_prob": True, "decoder_sparse_step": 1},
+            tensors={
+                "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.{e}.gate_proj",
+                "ffn_up_exps": "mlp.experts.{e}.up_proj", "ffn_down_exps": "mlp.experts.{e}.down_proj",
+            },
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with a dense layer between sparse ones, biases, YaRN and a window."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class SmolLM3Family(ModelFamily):
@@ -15,6 +16,11 @@ class SmolLM3Family(ModelFamily):
     architectures: ClassVar[tuple[str, ...]] = ("SmolLM3ForCausalLM",)
     # Left over from Qwen2; layer_types say which layers have a window.
     harmless_config_keys: ClassVar[tuple[str, ...]] = ("max_window_layers",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="smollm3", flags={"ffn_up.bias": "mlp_bias"}, paired_rows=("attn_q", "attn_k"),
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with biases, and layers without RoPE both with and without a window."""

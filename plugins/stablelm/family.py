@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class StableLmFamily(ModelFamily):
@@ -13,6 +14,19 @@ class StableLmFamily(ModelFamily):
     name: ClassVar[str] = "stablelm"
     model_types: ClassVar[tuple[str, ...]] = ("stablelm",)
     architectures: ClassVar[tuple[str, ...]] = ("StableLmForCausalLM",)
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="stablelm", partial_rotary=True, bias_flag="use_qkv_bias",
+            flags={"attn_q_norm": "qk_layernorm"},
+            keys={
+                "attention.layer_norm_epsilon": "layer_norm_eps", "use_parallel_residual": "use_parallel_residual",
+            },
+            required=("use_parallel_residual",),
+            tensors={
+                "attn_q_norm": "self_attn.q_layernorm.norms.{e}", "attn_k_norm": "self_attn.k_layernorm.norms.{e}",
+            },
+        ),
+    )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:
         """Return odd sizes with everything on: parallel block, biases, and a layer norm for each head."""

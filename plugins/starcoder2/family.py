@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edgellm_core.contract import ModelFamily
+from edgellm_core.gguf_form import GgufForm
 
 
 class Starcoder2Family(ModelFamily):
@@ -17,6 +18,12 @@ class Starcoder2Family(ModelFamily):
     harmless_config_keys: ClassVar[tuple[str, ...]] = (
         "activation_function", "attention_softmax_in_fp32", "layer_norm_epsilon", "mlp_type", "norm_type",
         "scale_attention_softmax_in_fp32", "scale_attn_weights",
+    )  # fmt: skip
+    gguf_forms: ClassVar[tuple[GgufForm, ...]] = (
+        GgufForm(
+            architecture="starcoder2", bias_flag="use_bias", keys={"attention.layer_norm_epsilon": "norm_epsilon"},
+            tensors={"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+        ),
     )  # fmt: skip
 
     def tiny_config(self) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import gguf
 import numpy as np
 
 VOCABULARY = ["<unk>", "<s>", "</s>", *(chr(code) for code in range(97, 123)), "Ġ", "ab", "Ċ"]
 
 
-def write_llama_gguf(path, *, largest=1.0, split="smollm", stops=(2, 1), tied=True, architecture="llama"):
-    """Write a two-layer Llama of width 32 whose largest weight is ``largest``."""
+def write_llama_gguf(path, *, largest=1.0, split="smollm", stops=(2, 1), tied=True, architecture="llama", kinds=None):
+    """Write a two-layer Llama of width 32 whose largest weight is ``largest``.
+
+    ``kinds`` are regular expressions of names, and the element types that such tensors have; others are float32.
+    """
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_block_count(2)
     writer.add_context_length(64)
@@ -31,7 +36,9 @@ def write_llama_gguf(path, *, largest=1.0, split="smollm", stops=(2, 1), tied=Tr
     if len(stops) > 1:
         writer.add_eot_token_id(stops[1])
     for name, value in llama_tensors(largest, tied=tied):
-        writer.add_tensor(name, value)
+        kind = next((found for pattern, found in (kinds or {}).items() if re.fullmatch(pattern, name)), "F32")
+        number = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(name, gguf.quantize(value, number), raw_dtype=number)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -8,7 +8,7 @@ import pytest
 from gguf_files import write_llama_gguf
 
 from edgellm_core.checkpoint.errors import CorruptJsonError, MissingShardError, PickleCheckpointError
-from edgellm_core.checkpoint.gguf_conversion import file_digest
+from edgellm_core.checkpoint.gguf.conversion import file_digest
 from edgellm_core.checkpoint.source import open_checkpoint
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.errors import CorruptGgufError, TruncatedFileError, UnreadableFileError
@@ -47,26 +47,32 @@ class GgufTensor:
         element_type: ggml's name of the type, for example ``Q4_1``.
         shape: dimensions, outermost first (the file has them innermost first).
         nbytes: bytes of the data.
+        file: the file that holds it.
+        offset: where its data begin in the file, in bytes.
     """
 
     name: str
     element_type: str
     shape: tuple[int, ...]
     nbytes: int
+    file: Path
+    offset: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GgufHeader:
-    """What precedes the data of a GGUF file.
+    """What precedes the data of a GGUF file, or of all parts of a split one.
 
     Attributes:
-        file: the file.
+        file: the file, as it was named.
+        files: all parts in order; the file alone where it is not split.
         fields: metadata; an array of strings or a long array is left out.
         array_lengths: number of elements of every array of the metadata.
         tensors: the tensors, in the order of the header.
     """
 
     file: Path
+    files: tuple[Path, ...]
     fields: Mapping[str, Any]
     array_lengths: Mapping[str, int]
     tensors: tuple[GgufTensor, ...]
@@ -88,6 +94,16 @@ def read_gguf_header(file: Path) -> GgufHeader:
                 return _Parser(file, data).parse()
     except OSError as error:
         raise UnreadableFileError(file, error) from error
+
+
+def shortest_decimal(value: float) -> float:
+    """Return the shortest decimal number that a float32 of the file stands for: 1e-06, not 9.999999974752427e-07.
+
+    config.json had the decimal number before it was rounded to the file's float32.
+    """
+    stored = struct.pack("<f", value)
+    decimals = (float(f"{value:.{digits}g}") for digits in range(1, 9))
+    return next((number for number in decimals if struct.pack("<f", number) == stored), value)
 
 
 class _Parser:
@@ -120,9 +136,13 @@ class _Parser:
                 value = self.value(key, kind)
             fields[key] = value
         entries = [self.tensor() for _ in range(tensors)]
-        self.check_ranges(entries, fields.get("general.alignment", 32))
+        start = self.check_ranges(entries, fields.get("general.alignment", 32))
         return GgufHeader(
-            file=self.file, fields=fields, array_lengths=lengths, tensors=tuple(entry for entry, _ in entries)
+            file=self.file,
+            files=(self.file,),
+            fields=fields,
+            array_lengths=lengths,
+            tensors=tuple(replace(entry, offset=start + entry.offset) for entry in entries),
         )
 
     def take(self, nbytes: int) -> int:
@@ -152,7 +172,8 @@ class _Parser:
             return self.string()
         if kind not in _SCALARS:
             raise CorruptGgufError(self.file, f"{key!r} has the unknown metadata type {kind}")
-        return self.scalar(_SCALARS[kind])
+        value = self.scalar(_SCALARS[kind])
+        return shortest_decimal(value) if _SCALARS[kind] == "f" else value
 
     def array(self, key: str) -> tuple[int, list[Any] | None]:
         """Read an array: its length, and its values where they are few numbers."""
@@ -180,8 +201,8 @@ class _Parser:
             raise TruncatedFileError(self.file, expected=position, found=size)
         self.position = position
 
-    def tensor(self) -> tuple[GgufTensor, int]:
-        """Read one tensor and its offset from the start of the data."""
+    def tensor(self) -> GgufTensor:
+        """Read one tensor; its offset is still from the start of the data."""
         name = self.string()
         rank = self.scalar("I")
         if rank > _LARGEST_RANK:
@@ -195,16 +216,19 @@ class _Parser:
         if elements % block or (shape and shape[-1] % block):
             raise CorruptGgufError(self.file, f"tensor {name!r} {shape} does not divide into {element_type} blocks")
         nbytes = elements // block * block_bytes
-        return GgufTensor(name=name, element_type=element_type, shape=shape, nbytes=nbytes), offset
+        return GgufTensor(
+            name=name, element_type=element_type, shape=shape, nbytes=nbytes, file=self.file, offset=offset
+        )
 
-    def check_ranges(self, entries: list[tuple[GgufTensor, int]], alignment: Any) -> None:
-        """Refuse tensors of one name, and a file that ends before its last tensor."""
+    def check_ranges(self, entries: list[GgufTensor], alignment: Any) -> int:
+        """Return where the data begin; refuse tensors of one name, and a file that ends before its last tensor."""
         if type(alignment) is not int or alignment <= 0:
             raise CorruptGgufError(self.file, f"general.alignment is {alignment!r}")
-        names = [entry.name for entry, _ in entries]
+        names = [entry.name for entry in entries]
         if len(set(names)) != len(names):
             raise CorruptGgufError(self.file, "two tensors have the same name")
         data_start = -(-self.position // alignment) * alignment
-        expected = max((data_start + offset + entry.nbytes for entry, offset in entries), default=self.position)
+        expected = max((data_start + entry.offset + entry.nbytes for entry in entries), default=self.position)
         if expected > len(self.data):
             raise TruncatedFileError(self.file, expected=expected, found=len(self.data))
+        return data_start
