@@ -57,6 +57,15 @@ class RopeConfigError(EdgellmError):
         )
 
 
+class RuntimeTokenizerError(EdgellmError):
+    """The tokenizer of TensorRT-Edge-LLM can't read tokenizer.json, or a text."""
+
+    def __init__(self, reason: str) -> None:
+        """Build ``The tokenizer of TensorRT-Edge-LLM can't read it: <reason>.``."""
+        self.reason = reason
+        super().__init__(f"The tokenizer of TensorRT-Edge-LLM can't read it: {reason}. Pass token ids to the runtime.")
+
+
 class PluginAttributeError(UserError):
     """A plugin node does what has no reference on the CPU."""
 

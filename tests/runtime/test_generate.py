@@ -90,8 +90,6 @@ class Recorder:
 
     vocab_size = 32
 
-    vocab_size = 32
-
     def __init__(self):
         self.steps = []
 

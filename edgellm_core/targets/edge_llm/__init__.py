@@ -32,7 +32,7 @@ class EdgeLlmTarget(Target):
     schemes: ClassVar[tuple[str, ...] | None] = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
     kv_caches: ClassVar[tuple[str, ...] | None] = ("fp8",)
     exact_cache_scales: ClassVar[bool] = True
-    files_check: ClassVar[str] = "edgellm_core.verification.rope_tables:require_equal_tables"
+    files_check: ClassVar[str] = "edgellm_core.verification.runtime_files:check_files"
     engine_form: ClassVar[str] = "edgellm_core.engine.edge_llm:EdgeLlmEngineForm"
     builds_engine: ClassVar[bool] = False
     imported_check: ClassVar[str] = "edgellm_core.pipeline.foreign.paged_check:compare"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import Tokenizer, models, pre_tokenizers
+
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from tests.corpus.case import Made, case
 from tests.corpus.checkpoints import LLAMA, edit_json, llama
@@ -142,3 +144,15 @@ def edge_partial(folder: Path) -> Made:
         "rope_parameters": {"rope_type": "default", **BASE, "partial_rotary_factor": 0.5},
     }  # fmt: skip
     return Made(write_tiny_checkpoint(folder / "model", config))
+
+
+@case(**RIGHT, note="which makes")
+def edge_tokenizer_by_merges(folder: Path) -> Made:
+    """Merges in another order than ids: the runtime merges by id."""
+    made = _rope(folder, rope_type="default", **BASE)
+    vocabulary = {chr(byte): byte - 0x21 for byte in range(0x21, 0x71)} | {"ap": 81, "ca": 82, "Ġ": 83, "Ċ": 84}
+    vocabulary |= {letter: 85 + index for index, letter in enumerate("tuvwyz")} | {"s": 91, "r": 92, "q": 93}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("c", "a"), ("a", "p")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.save(str(made.source / "tokenizer.json"))
+    return made
