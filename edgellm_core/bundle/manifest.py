@@ -110,6 +110,38 @@ class TokenizerRecord(Record):
     beyond_embedding: NonNegativeInt = 0
 
 
+class ThresholdRecord(Record):
+    """A length at which the model's behaviour changes.
+
+    Attributes:
+        name: key of config.json.
+        value: the length.
+        run_as: the length that stood for it in the twin, where long ones are short.
+        lengths: tokens of the prompts that were read whole, on both sides of ``run_as``.
+    """
+
+    name: str
+    value: NonNegativeInt
+    run_as: NonNegativeInt
+    lengths: tuple[NonNegativeInt, ...]
+
+
+class TwinRecord(Record):
+    """How long sequences were proved: on the model's twin, the same config with small sizes and random weights.
+
+    Attributes:
+        thresholds: every length where behaviour changes.
+        longest: most tokens that were read; 0 where no twin could be made.
+        max_rel_err: largest relative error of the logits.
+        reason: why no twin could be made; None where one was.
+    """
+
+    thresholds: tuple[ThresholdRecord, ...]
+    longest: NonNegativeInt
+    max_rel_err: NonNegativeFloat | None = None
+    reason: str | None = None
+
+
 class VerificationRecord(Record):
     """How the bundle was compared with the original model.
 
@@ -122,6 +154,7 @@ class VerificationRecord(Record):
         kl: mean Kullback-Leibler divergence of the next-token distributions, in nats.
         greedy_tokens_equal: True where greedy decoding gave the same tokens.
         tolerance: largest ``max_rel_err`` that passes.
+        twin: how long sequences were proved.
     """
 
     status: Literal["passed", "skipped"]
@@ -132,6 +165,7 @@ class VerificationRecord(Record):
     kl: float | None = None
     greedy_tokens_equal: bool | None = None
     tolerance: NonNegativeFloat | None = None
+    twin: TwinRecord | None = None
 
 
 class QualityRecord(Record):

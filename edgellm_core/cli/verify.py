@@ -17,7 +17,7 @@ from edgellm_core.cli.tables import print_table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgellm_core.bundle import Bundle
+    from edgellm_core.bundle import Bundle, VerificationRecord
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.events import Reporter
     from edgellm_core.verification.gate import VerificationResult
@@ -57,12 +57,12 @@ def verify(
     loaded = load_bundle(bundle)
     opened = functools.partial(_open_source, loaded, source, trust_remote_code=trust_remote_code)
     with listening(as_json=as_json) as listener, stage_events("verify", listener) as report:
-        result = _compare(loaded, opened, requested, budget, plugin_paths, report)
+        result, record = _compare(loaded, opened, requested, budget, plugin_paths, report)
     if loaded.manifest.verification.status == "skipped":
-        write_manifest(loaded.directory, loaded.manifest.model_copy(update={"verification": result.record()}))
+        write_manifest(loaded.directory, loaded.manifest.model_copy(update={"verification": record}))
     if as_json:
         checks = [asdict(row) for row in result.rows]
-        click.echo(json.dumps({"verification": result.record().model_dump(), "checks": checks}))
+        click.echo(json.dumps({"verification": record.model_dump(), "checks": checks}))
     else:
         _print_table(result)
 
@@ -74,9 +74,10 @@ def _compare(
     max_memory: int | None,
     plugin_paths: tuple[Path, ...],
     report: Reporter,
-) -> VerificationResult:
+) -> tuple[VerificationResult, VerificationRecord]:
     from edgellm_core.host import PluginHost
     from edgellm_core.pipeline.answers import prove_settings
+    from edgellm_core.pipeline.twin import proof, stored_proof
     from edgellm_core.targets import find_target, load_class
     from edgellm_core.verification.gate import verify_graph
     from edgellm_core.verification.mode import choose_mode
@@ -92,7 +93,7 @@ def _compare(
     mode = choose_mode(requested, checkpoint, manifest.compute_precision, max_memory=max_memory, report=report)
     if manifest.runtime is not None:
         prove_settings(checkpoint, manifest.runtime, bundle.model_path)
-    return verify_graph(
+    result = verify_graph(
         bundle.model_path,
         checkpoint,
         selection.family,
@@ -101,6 +102,8 @@ def _compare(
         target=target,
         report=report,
     )
+    twin = stored_proof(checkpoint, selection) or proof(checkpoint, selection, host, report, one_token=False)
+    return result, result.record().model_copy(update={"twin": twin})
 
 
 def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_remote_code: bool) -> Checkpoint:

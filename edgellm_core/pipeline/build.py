@@ -46,6 +46,7 @@ from edgellm_core.pipeline.runtime_rules import tell_rules
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.tokenizer import tokenizer_stage
+from edgellm_core.pipeline.twin import takes_one_token, twin_stage
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.runtime.generation_settings import runtime_record
@@ -157,7 +158,8 @@ def _run(job: Job) -> None:
     export = export_graph(
         checkpoint, selection, job.target, settings, host=job.host, workspace=job.workspace, runner=runner
     )
-    verification = _verify_stage(job, checkpoint, selection, export)
+    twin = _twin_stage(job, checkpoint, selection, export)
+    verification = {**_verify_stage(job, checkpoint, selection, export), "twin": twin}
     quality = measure(
         settings,
         original,
@@ -203,6 +205,19 @@ def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan
     job.target.check(checkpoint, selection.family)
     report.note(f"Family {selection.family.name!r}: {selection.reason}.")
     return checkpoint, selection, plan_engine(job, checkpoint, layout, report)
+
+
+def _twin_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export: Export) -> dict[str, Any] | None:
+    if job.settings.verify == "off":
+        return None
+    return twin_stage(
+        checkpoint,
+        selection,
+        host=job.host,
+        runner=job.runner,
+        one_token=takes_one_token(export.graph.model),
+        use_cache=job.settings.use_cache,
+    )
 
 
 def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export: Export) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def trace(
     full_depth: bool,
     report: Reporter,
     tensor_names: Collection[str] = (),
+    one_token: bool = False,
 ) -> Template:
     """Trace a model without weights.
 
@@ -64,13 +65,14 @@ def trace(
         full_depth: trace every layer instead of stamping.
         report: told when the model can't be stamped and is traced whole.
         tensor_names: tensors of the checkpoint, for parameters that it holds under other names or in pieces.
+        one_token: steps of several tokens are known not to be traceable.
 
     Raises:
         UnsupportedArchitectureError: the model is no decoder.
         UntraceableModelError: the graph could not reproduce the model.
         PluginError: a wrapper of the family is wrong.
     """
-    whole, one_token = full_depth, False
+    whole = full_depth
     with quiet_libraries():
         while True:
             try:

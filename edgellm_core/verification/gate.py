@@ -136,7 +136,6 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
     longest = max(1, context - DECODE_STEPS) if context else MOST_TOKENS
     prompts = choose_prompts(subject.directory, vocab_size=text.vocab_size, longest=longest)
     cases = plan_cases(prompts, one_token=subject.one_token)
-    _note_window(subject, cases, report)
     rows = _verify(subject, cases, limit, report)
     spread = spread_case(prompts, context=context)
     if spread is not None:
@@ -152,13 +151,6 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
             f"logit in the original is within {limit:g} of the largest: ties, which are let through."
         )
     return result
-
-
-def _note_window(subject: Subject, cases: Sequence[Case], report: Reporter) -> None:
-    window = getattr(subject.config.get_text_config(), "sliding_window", None)
-    longest = max(sum(case.chunks) + case.decode for case in cases)
-    if isinstance(window, int) and window >= longest:
-        report.note(f"The sliding window of {window} tokens is longer than every prompt, so its edge was not reached.")
 
 
 def _verify(subject: Subject, cases: Sequence[Case], limit: float, report: Reporter) -> list[RowComparison]:

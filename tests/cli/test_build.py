@@ -40,7 +40,7 @@ def test_json_prints_one_event_a_line(model, tmp_path):
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert all({"stage", "event", "seconds", "peak_rss_mib"} <= set(event) for event in events)
     assert [event["stage"] for event in events if event["event"] in {"done", "cached"}] == [
-        "checkpoint", "tokenizer", "trace", "surgery", "bind", "verify", "answers", "publish",
+        "checkpoint", "tokenizer", "trace", "surgery", "bind", "twin", "verify", "answers", "publish",
     ]  # fmt: skip
 
 

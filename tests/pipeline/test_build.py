@@ -15,7 +15,7 @@ from edgellm_core.pipeline import build as build_module
 from edgellm_core.pipeline.build import build
 from edgellm_core.pipeline.workspace import PREFIX
 
-STAGES = ["checkpoint", "tokenizer", "trace", "surgery", "bind", "verify", "answers", "publish"]
+STAGES = ["checkpoint", "tokenizer", "trace", "surgery", "bind", "twin", "verify", "answers", "publish"]
 
 
 @pytest.mark.parametrize(("precision", "largest"), [("fp32", 1e-4), ("fp16", 1e-4), ("bf16", 1e-4)])
@@ -45,7 +45,7 @@ def test_second_build_takes_the_trace_from_the_cache(llama, tmp_path, quick):
     build(str(llama), tmp_path / "first", quick())
     events = []
     build(str(llama), tmp_path / "second", quick(), listener=events.append)
-    assert [event.stage for event in events if event.event == "cached"] == ["trace"]
+    assert [event.stage for event in events if event.event == "cached"] == ["trace", "twin"]
     graphs = [(tmp_path / name / "llm" / "model.onnx").read_bytes() for name in ("first", "second")]
     assert graphs[0] == graphs[1]
 
@@ -77,6 +77,7 @@ def test_interrupted_build_resumes_after_the_last_finished_stage(llama, tmp_path
         "tokenizer",
         "trace",
         "bind",
+        "twin",
         "verify",
         "answers",
     ]
@@ -101,7 +102,7 @@ def test_changed_weights_are_not_taken_from_an_interrupted_build(
     edit_weights(llama_copy, double)
     events = []
     build(str(llama_copy), tmp_path / "out", quick(), listener=events.append)
-    assert [event.stage for event in events if event.event == "cached"] == ["trace"]
+    assert [event.stage for event in events if event.event == "cached"] == ["trace", "twin"]
 
 
 def test_full_depth_builds_the_same_function(llama, tmp_path, quick):
