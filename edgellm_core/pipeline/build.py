@@ -233,6 +233,7 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
         from edgellm_core.verification.gate import verify_graph
         from edgellm_core.verification.mode import choose_mode
 
+        _require_types(job, checkpoint, selection, export, report)
         mode = choose_mode(
             settings.verify, checkpoint, settings.compute_precision, max_memory=settings.max_memory, report=report
         )
@@ -251,6 +252,21 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
 
     record: dict[str, Any] = job.runner.resume("verify", job.workspace, fingerprint, body)
     return record
+
+
+def _require_types(job: Job, checkpoint: Checkpoint, selection: Selection, export: Export, report: Reporter) -> None:
+    """Refuse a graph that computes in a narrower type than the original.
+
+    Raises:
+        NarrowComputationError: naming layer, node and operator.
+    """
+    from edgellm_core.tracing.configuration import load_config
+    from edgellm_core.verification.narrow_computation import require_types_of_original
+
+    config = load_config(
+        checkpoint.directory, checkpoint.config, selection.family, trust_remote_code=checkpoint.trust_remote_code
+    )
+    require_types_of_original(export.graph.model, config, job.settings.compute_precision, report)
 
 
 def _registered_tolerance(job: Job) -> float | None:

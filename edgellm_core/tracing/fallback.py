@@ -11,6 +11,7 @@ import torch
 
 from edgellm_core.tracing.converter import IR_VERSION, OPSET
 from edgellm_core.tracing.errors import UntraceableModelError
+from edgellm_core.tracing.widened_operands import cast_operands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,7 @@ def by_torch_onnx(
     Raises:
         UntraceableModelError: ``torch.onnx`` can't convert it either.
     """
+    cast_operands(traced.program.graph_module.graph)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgellm_core.errors import EdgellmError, UserError
 from edgellm_core.settings import LARGEST_FP16
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from edgellm_core.verification.graph_precision import NarrowNode
+    from edgellm_core.verification.original_precision import Kind
     from edgellm_core.verification.range_watch import Peak
 
 SHOWN = 3
 """Names that a message lists before it only counts."""
+
+
+KIND_WORDS: Final[Mapping[Kind, str]] = {
+    "norm": "the statistics of a norm",
+    "square": "squares",
+    "angle": "the angles of RoPE",
+    "exponential": "an exponential, logarithm or softmax",
+    "gate": "a sigmoid or tangent",
+    "sum": "a running sum",
+}
+"""Kind of operator → words for it."""
 
 
 class VerificationFailedError(EdgellmError):
@@ -111,6 +124,20 @@ class ActivationRangeError(VerificationFailedError):
             self,
             f"float16 ends at {LARGEST_FP16:.0f}; {excess.module!r}{where} {excess.words} ({check}). "
             "Build with --precision bf16 or --precision fp32.",
+        )
+
+
+class NarrowComputationError(EdgellmError):
+    """The graph computes in float16 or bfloat16 what the original computes in float32."""
+
+    def __init__(self, node: NarrowNode, found: int, allowed: int) -> None:
+        """Name the first such node, its layer, and how many there are here and there."""
+        where = "outside the decoder layers" if node.layer is None else f"in decoder layer {node.layer}"
+        self.node = node
+        super().__init__(
+            f"The graph computes {KIND_WORDS[node.kind]} in {node.element_type} where the original widens to float32: "
+            f"{node.node!r} ({node.operator}) {where}, {found} of this kind where the original has {allowed}. Correct "
+            "the rule or wrapper of the family that makes it, or build with --precision fp32."
         )
 
 
