@@ -24,6 +24,7 @@ from edgellm_core.bundle import (
     QualityRecord,
     QuantizationRecord,
     RuntimeRecord,
+    SampleRecord,
     SourceRecord,
     StageRecord,
     SurgeryRecord,
@@ -50,7 +51,7 @@ FILES = {"llm/model.onnx": b"graph", "llm/model.onnx.data": bytes(range(256)) * 
 KEYS = {
     "": {
         "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "quality",
-        "surgery", "engine", "files", "quantization", "runtime", "answers", "left_out", "tokenizer",
+        "surgery", "engine", "files", "quantization", "runtime", "answers", "sample", "left_out", "tokenizer",
     },
     "tokenizer": {"status", "reference", "texts", "chats", "written", "beyond_embedding"},
     "source": {"kind", "id", "revision", "digest"},
@@ -65,6 +66,7 @@ KEYS = {
     "runtime": {"reread_at", "stop_tokens", "settings", "not_applied"},
     "left_out": {"pattern", "tensors", "bytes", "why"},
     "answers": {"reference", "prompts", "tokens", "max_rel_err", "ties"},
+    "sample": {"question", "chat", "bundle", "original", "no_bundle", "no_original"},
     "surgery": {"rule", "expected", "applied"},
     "quantization": {"linears", "kv_cache", "compute_precision", "producer"},
     "engine": {"backend", "version", "compute_capability", "profiles", "bytes"},
@@ -94,6 +96,7 @@ def make_manifest(files=(), **changes) -> Manifest:
             reread_at=4097, stop_tokens=(2, 3), settings={"sequence_bias": [[[5], -1.5]]}, not_applied={"num_beams": 4}
         ),
         "answers": [AnswersRecord(reference="settings", prompts=3, tokens=144, max_rel_err=1e-7, ties=0)],
+        "sample": SampleRecord(question="Who?", chat=True, bundle="Me.", original="I."),
         "surgery": [
             SurgeryRecord(rule="RmsNormToStandard", expected=5, applied=5),
             SurgeryRecord(rule="RemoveIdentity", expected=(0, None), applied=2),
@@ -228,7 +231,9 @@ def test_unknown_and_missing_keys_are_named(bundle, part):
     with pytest.raises(InvalidManifestError, match=rf"at '{part}.*surprise': Extra inputs are not permitted"):
         load_bundle(bundle)
     (bundle / "bundle.json").write_text(original)
-    key = {"": "files", "verification": "status", "tokenizer": "status"}.get(part, min(KEYS[part]))
+    key = {"": "files", "verification": "status", "tokenizer": "status", "sample": "question"}.get(
+        part, min(KEYS[part])
+    )
     change(bundle, lambda fields: of(fields).pop(key))
     with pytest.raises(InvalidManifestError, match=rf"at '{part}.*{key}': Field required"):
         load_bundle(bundle)

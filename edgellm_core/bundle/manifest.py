@@ -143,7 +143,10 @@ class TwinRecord(Record):
 
 
 class VerificationRecord(Record):
-    """How the bundle was compared with the original model.
+    """How the graph was compared with the checkpoint that it was made from: with the quantized one, where it is.
+
+    A graph that passed computes what that checkpoint says. How close a quantized checkpoint is to its original is
+    another question: see :class:`QualityRecord`.
 
     Attributes:
         status: ``passed``, or ``skipped`` where it was switched off; what failed is not published.
@@ -169,7 +172,9 @@ class VerificationRecord(Record):
 
 
 class QualityRecord(Record):
-    """How much worse than the original the graph is, measured on text that it was not calibrated on.
+    """How close the bundle is to the unquantized original, measured on text that it was not calibrated on.
+
+    Far is what a build warns of: ``kl`` above 0.1, or ``top1_agreement`` below 0.85.
 
     Attributes:
         reference: what it was compared with, in words.
@@ -245,6 +250,26 @@ class AnswersRecord(Record):
     tokens: NonNegativeInt
     max_rel_err: NonNegativeFloat
     ties: NonNegativeInt
+
+
+class SampleRecord(Record):
+    """One greedy answer of the bundle beside that of the unquantized original.
+
+    Attributes:
+        question: what was asked.
+        chat: whether it was put into the chat template.
+        bundle: answer of the bundle; None where there is none.
+        original: answer of the source in float32; None where there is none.
+        no_bundle: why the bundle was not asked.
+        no_original: why the original was not asked.
+    """
+
+    question: str
+    chat: bool
+    bundle: str | None = None
+    original: str | None = None
+    no_bundle: str | None = None
+    no_original: str | None = None
 
 
 class SurgeryRecord(Record):
@@ -354,6 +379,7 @@ class Manifest(Record):
         quality: what the precision costs; None where it was not measured.
         runtime: what a runtime has to do beside running the graph; None in bundles of earlier versions.
         answers: how what ``runtime`` says was proved; empty where it was not.
+        sample: an answer of the bundle beside one of the original; None without verification.
         surgery: what each rule did.
         engine: the engine, if there is one.
         files: every file of the bundle but ``bundle.json``.
@@ -373,6 +399,7 @@ class Manifest(Record):
     quality: QualityRecord | None = None
     runtime: RuntimeRecord | None = None
     answers: tuple[AnswersRecord, ...] = ()
+    sample: SampleRecord | None = None
     surgery: tuple[SurgeryRecord, ...]
     engine: EngineRecord | None = None
     files: tuple[FileRecord, ...]

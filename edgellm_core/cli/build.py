@@ -56,19 +56,37 @@ def _tell(directory: Path, manifest: Any) -> None:
     click.echo(f"{directory}: {size:.0f} MiB, target {manifest.target}, {manifest.precision}")
     if proof.status == "passed":
         equal = "equal" if proof.greedy_tokens_equal else "equal up to ties"
+        kind = "quantized checkpoint" if manifest.quantization else "checkpoint"
         click.echo(
-            f"Verified against {proof.reference} on {proof.prompts} prompts: "
-            f"max relative error {proof.max_rel_err:.2g} (tolerance {proof.tolerance:g}), greedy tokens {equal}."
+            f"The graph equals the {kind}: {proof.prompts} prompts against {proof.reference}, max relative error "
+            f"{proof.max_rel_err:.2g} (tolerance {proof.tolerance:g}), greedy tokens {equal}."
         )
     else:
-        click.echo("Not verified.")
+        click.echo("The graph was not compared with the checkpoint.")
     if manifest.quality:
         quality = manifest.quality
         click.echo(
-            f"Quality on {quality.tokens} tokens of {quality.text}: perplexity {quality.perplexity:.4g} (original "
-            f"{quality.original_perplexity:.4g}), KL {quality.kl:.3g} nats, top-1 {quality.top1_agreement:.2%}."
+            f"How close it is to the unquantized original, on {quality.tokens} tokens of {quality.text}: perplexity "
+            f"{quality.perplexity:.4g} (original {quality.original_perplexity:.4g}), KL {quality.kl:.3g} nats, top-1 "
+            f"{quality.top1_agreement:.2%}."
         )
+    elif manifest.quantization:
+        click.echo("How close it is to the unquantized original was not measured.")
+    if manifest.sample:
+        _tell_sample(manifest.sample)
     if manifest.engine:
         engine = manifest.engine
         where = f"SM {engine.compute_capability}" if engine.compute_capability else "any supported GPU"
         click.echo(f"Engine: {engine.backend} {engine.version} for {where}, {engine.bytes / 2**20:.0f} MiB.")
+
+
+def _tell_sample(sample: Any) -> None:
+    if sample.bundle is None:
+        return
+    click.echo(f"Asked {sample.question!r}, the bundle answers:\n  {_one_line(sample.bundle)}")
+    if sample.original is not None:
+        click.echo(f"and the original in float32:\n  {_one_line(sample.original)}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()) or "(nothing)"

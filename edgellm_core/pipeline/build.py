@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgellm_core.bundle import (
@@ -15,6 +15,7 @@ from edgellm_core.bundle import (
     QualityRecord,
     QuantizationRecord,
     RuntimeRecord,
+    SampleRecord,
     SourceRecord,
     StageRecord,
     SurgeryRecord,
@@ -30,6 +31,7 @@ from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.answers import answers_stage
+from edgellm_core.pipeline.closeness import closeness_warning
 from edgellm_core.pipeline.engine import EnginePlan, engine_stage, plan_engine
 from edgellm_core.pipeline.export import Export, export_graph
 from edgellm_core.pipeline.fingerprint import (
@@ -43,6 +45,7 @@ from edgellm_core.pipeline.quality import measure
 from edgellm_core.pipeline.quantize import quantize_stage
 from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.runtime_rules import tell_rules
+from edgellm_core.pipeline.sample import sample_stage
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.tokenizer import tokenizer_stage
@@ -53,6 +56,7 @@ from edgellm_core.runtime.generation_settings import runtime_record
 from edgellm_core.targets import find_target, require_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgellm_core.checkpoint.source import Checkpoint
@@ -69,14 +73,16 @@ class Proof:
         verification: the comparison with what it was exported from.
         quality: the comparison with the unquantized original; None where it was not measured.
         runtime: what a runtime has to do beside running the graph.
-        answers: how that was compared.
+        answers: how that was compared; empty without verification.
+        sample: an answer beside one of the original; None without verification.
     """
 
     tokenizer: dict[str, Any]
     verification: dict[str, Any]
     quality: dict[str, Any] | None
     runtime: RuntimeRecord
-    answers: list[dict[str, Any]]
+    answers: Sequence[dict[str, Any]] = ()
+    sample: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,19 +177,30 @@ def _run(job: Job) -> None:
         runner=runner,
     )
     runtime = runtime_record(checkpoint.directory, reread_at=export.reread.at if export.reread else None)
-    answers = (
-        []
-        if settings.verify == "off"
-        else answers_stage(
-            checkpoint,
-            runtime,
-            export.model_path,
-            fingerprint=export.fingerprint,
-            workspace=job.workspace,
-            runner=runner,
+    proof = Proof(tokenizer=tokenizer, verification=verification, quality=quality, runtime=runtime)
+    if settings.verify != "off":
+        proof = replace(
+            proof,
+            answers=answers_stage(
+                checkpoint,
+                runtime,
+                export.model_path,
+                fingerprint=export.fingerprint,
+                workspace=job.workspace,
+                runner=runner,
+            ),
+            sample=sample_stage(
+                original,
+                selection.family,
+                settings,
+                runtime,
+                export.model_path,
+                target=job.target,
+                fingerprint=export.fingerprint,
+                workspace=job.workspace,
+                runner=runner,
+            ),
         )
-    )
-    proof = Proof(tokenizer=tokenizer, verification=verification, quality=quality, runtime=runtime, answers=answers)
     engine = engine_stage(job, engine_plan, export)
     runner.run("publish", lambda report: _publish(job, checkpoint, selection, export, proof, engine, report))
 
@@ -287,6 +304,9 @@ def _publish(
     engine: dict[str, Any] | None,
     report: Reporter,
 ) -> None:
+    warning = closeness_warning(proof.quality, job.settings)
+    if warning:
+        report.note(warning)
     tell_rules(proof.runtime, export.reread, target=job.target, folder=job.workspace.llm, report=report)
     source, settings = checkpoint.source, job.settings
     layout = layout_of(checkpoint)
@@ -304,6 +324,7 @@ def _publish(
         quality=QualityRecord(**proof.quality) if proof.quality else None,
         runtime=proof.runtime,
         answers=tuple(AnswersRecord(**fields) for fields in proof.answers),
+        sample=SampleRecord(**proof.sample) if proof.sample else None,
         surgery=tuple(
             SurgeryRecord(rule=r.rule, expected=r.expected.as_json(), applied=r.applied) for r in export.graph.rules
         ),

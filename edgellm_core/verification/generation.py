@@ -19,7 +19,7 @@ import numpy as np
 from edgellm_core.errors import one_line
 from edgellm_core.runtime.generate import answer
 from edgellm_core.runtime.generation_settings import NOT_APPLIED
-from edgellm_core.verification.errors import GenerationDiffersError, OriginalGenerationError
+from edgellm_core.verification.errors import GenerationDiffersError, OriginalGenerationError, ReferenceLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
     from edgellm_core.bundle import RuntimeRecord
+    from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.contract import ModelFamily
     from edgellm_core.runtime.generate import StepSession
     from edgellm_core.runtime.logits_processors import Logits
 
@@ -172,6 +174,37 @@ def original_stop_tokens(folder: Path) -> list[int]:
 
 def _stops_of(config: GenerationConfig) -> list[Any]:
     return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+
+
+def load_for_generation(checkpoint: Checkpoint, family: ModelFamily) -> PreTrainedModel:
+    """Return an unquantized original in float32, loaded by transformers as users do.
+
+    Raises:
+        ReferenceLoadError: transformers can't load it.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from edgellm_core.tracing.configuration import load_config
+    from edgellm_core.tracing.modeling_code import quiet_libraries
+    from edgellm_core.tracing.weightless import causal_lm_class
+
+    directory, trusted = checkpoint.directory, checkpoint.trust_remote_code
+    config = load_config(directory, checkpoint.config, family, trust_remote_code=trusted)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with quiet_libraries():
+            model: PreTrainedModel = causal_lm_class(config).from_pretrained(
+                directory, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ReferenceLoadError(directory, one_line(error)) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    model.eval()
+    return model
 
 
 class _Follower:

@@ -40,7 +40,7 @@ def test_json_prints_one_event_a_line(model, tmp_path):
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert all({"stage", "event", "seconds", "peak_rss_mib"} <= set(event) for event in events)
     assert [event["stage"] for event in events if event["event"] in {"done", "cached"}] == [
-        "checkpoint", "tokenizer", "trace", "surgery", "bind", "twin", "verify", "answers", "publish",
+        "checkpoint", "tokenizer", "trace", "surgery", "bind", "twin", "verify", "answers", "sample", "publish",
     ]  # fmt: skip
 
 
@@ -72,7 +72,8 @@ def test_export_then_verify_proves_the_bundle(model, tmp_path):
 def test_build_says_what_the_precision_costs(model, tmp_path):
     few = ["--engine", "none", "--verify", "off", "--quality-samples", "2", "--quality-length", "16"]
     result = invoke("build", model, "-o", tmp_path / "out", *few, "--max-kl", "0.5")
-    assert "Quality on 30 tokens of builtin held-out text" in result.stdout
+    assert "The graph was not compared with the checkpoint." in result.stdout
+    assert "close it is to the unquantized original, on 30 tokens of builtin held-out text" in result.stdout
     assert "KL " in result.stdout
     result = CliRunner().invoke(edgellm, ["build", str(model), "-o", str(tmp_path / "none"), *few, "--max-kl", "0"])
     assert isinstance(result.exception, QualityLimitError)
@@ -86,3 +87,11 @@ def test_compare_prints_a_table_and_where_the_report_is(model, tmp_path):
     assert [row[0] for row in rows[1:3]] == ["fp32", "fp16"]
     assert all(len(row) == 7 for row in rows[1:3])
     assert f"Report: {tmp_path / 'out' / 'compare.html'}" in result.stdout
+
+
+def test_build_prints_the_proof_and_one_answer_of_both(model, tmp_path):
+    result = invoke("build", model, "-o", tmp_path / "out", "--engine", "none")
+    assert "The graph equals the checkpoint: 4 prompts against " in result.stdout
+    asked, answered, _, original = result.stdout.splitlines()[-4:]
+    assert asked == "Asked 'What is the capital of France?', the bundle answers:"
+    assert answered == original

@@ -15,7 +15,7 @@ from edgellm_core.pipeline import build as build_module
 from edgellm_core.pipeline.build import build
 from edgellm_core.pipeline.workspace import PREFIX
 
-STAGES = ["checkpoint", "tokenizer", "trace", "surgery", "bind", "twin", "verify", "answers", "publish"]
+STAGES = ["checkpoint", "tokenizer", "trace", "surgery", "bind", "twin", "verify", "answers", "sample", "publish"]
 
 
 @pytest.mark.parametrize(("precision", "largest"), [("fp32", 1e-4), ("fp16", 1e-4), ("bf16", 1e-4)])
@@ -80,6 +80,7 @@ def test_interrupted_build_resumes_after_the_last_finished_stage(llama, tmp_path
         "twin",
         "verify",
         "answers",
+        "sample",
     ]
     assert load_bundle(bundle.directory).manifest.verification.status == "passed"
     assert not (tmp_path / f"{PREFIX}out").exists()
