@@ -32,9 +32,10 @@ CHUNK: Final = 4096
 ROUNDING: Final = 2e-6
 """Largest difference of two numbers of the tables that have the same angle: float32 and its cosine, times a factor."""
 
-ANGLE_ROUNDING: Final = 2.0**-20
-"""Largest difference of two angles that are one, relative to them. Both sides compute in float32: some ten roundings of
-2⁻²⁴ each on the way from ``rope_theta`` to an angle, and four last places of CUDA's ``powf``."""
+ANGLE_ROUNDING: Final = 2.0**-21
+"""Largest difference of two angles that are one, relative to them: both sides compute in float32, some roundings of
+2⁻²⁴ each on the way from ``rope_theta`` to an angle. Measured over 131,072 positions: the emulation differs by up to
+0.4 of it from transformers, and from an H200 (CUDA's ``powf``, ``cosf`` and ``sinf``) by as much."""
 
 
 def require_equal_tables(folder: Path, checkpoint: Checkpoint, family: ModelFamily) -> list[str]:

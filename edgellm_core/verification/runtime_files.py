@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.runtime.errors import RuntimeTokenizerError
+from edgellm_core.runtime.paged.rope import lacking_width
 from edgellm_core.runtime.paged.tokenizer import RuntimeTokenizer
 from edgellm_core.verification.prompts import TEXTS
 from edgellm_core.verification.rope_tables import require_equal_tables
@@ -41,7 +42,13 @@ def check_files(folder: Path, checkpoint: Checkpoint, family: ModelFamily) -> li
         RopeTablesDifferError: the runtime would compute other angles.
         RopeConfigError: it would compute none.
     """
-    return [*require_equal_tables(folder, checkpoint, family), *tokenizer_notes(folder)]
+    return [*require_equal_tables(folder, checkpoint, family), *device_notes(folder), *tokenizer_notes(folder)]
+
+
+def device_notes(folder: Path) -> list[str]:
+    """Say why the runtime will refuse to load the bundle on any device: a table that it has no kernel for."""
+    reason = lacking_width(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return [f"TensorRT-Edge-LLM will not load this model: {reason}."] if reason else []
 
 
 def tokenizer_notes(folder: Path) -> list[str]:

@@ -55,7 +55,7 @@ def test_an_exported_bundle_is_marked_as_verified(bundle):
     assert sum(line.startswith("prompt alone") for line in lines) == 4
     assert sum(line.startswith("padded batch") for line in lines) == 2
     assert "Passed: max_rel_err" in result.stdout
-    assert "Qwen2ForCausalLM in float32." in result.stdout
+    assert "Qwen2ForCausalLM in float32, weights rounded to float16" in result.stdout
 
 
 def test_the_first_layers_can_be_verified_as_json(bundle):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from edgellm_core.verification.runtime_files import ADDED_TEXTS, probe_texts, tokenizer_notes
+from edgellm_core.verification.runtime_files import ADDED_TEXTS, device_notes, probe_texts, tokenizer_notes
 
 BYTES = dict(zip(sorted(pre_tokenizers.ByteLevel.alphabet()), range(256), strict=True))
 
@@ -77,3 +78,22 @@ def test_many_added_tokens_are_tried_from_both_ends():
     assert sum(text.startswith("one <") for text in texts) == ADDED_TEXTS
     assert any("<0>" in text for text in texts)
     assert any("<99>" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "scaling", "told"),
+    [
+        (64, {"type": "yarn"}, False),
+        (96, {"type": "yarn"}, True),
+        (256, {"type": "llama3"}, True),
+        (96, {"type": "longrope"}, False),
+        (80, {"rope_type": "longrope"}, True),
+        (80, {"type": "dynamic"}, False),
+        (80, None, False),
+    ],
+)
+def test_tables_without_kernels_are_told(tmp_path, head_dim, scaling, told):
+    config = {"head_dim": head_dim, "partial_rotary_factor": 1.0, "rope_scaling": scaling}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = device_notes(tmp_path)
+    assert [f"rotated channels only, not for {head_dim}" in note for note in found] == [True] * told

@@ -32,6 +32,11 @@ DEFAULT_THETA: Final = 100000.0
 DEFAULT_POSITIONS: Final = 32768
 """``max_position_embeddings`` where config.json has none: ``RopeConfig::maxPositionEmbeddings``."""
 
+WIDTHS: Final[Mapping[str, tuple[int, ...]]] = {
+    "llama3": (64, 128), "yarn": (64, 128), "longrope": (32, 64, 96, 128),
+}  # fmt: skip
+"""Columns of the tables that the kernels make; those of other kinds have any even number."""
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -87,6 +92,14 @@ def short_capacity(config: Mapping[str, Any]) -> int | None:
     if _kind(config, _scaling(config)) != "longrope":
         return None
     return int(_number(config, "original_max_position_embeddings"))
+
+
+def lacking_width(config: Mapping[str, Any]) -> str | None:
+    """Say that the runtime has no kernel for the table's width, which it refuses to load; None where it has one."""
+    kind, width = _kind(config, _scaling(config)), rotary_dim(config)
+    if width in WIDTHS.get(kind, (width,)):
+        return None
+    return f"it makes tables of {kind} for {', '.join(map(str, WIDTHS[kind]))} rotated channels only, not for {width}"
 
 
 def rotary_dim(config: Mapping[str, Any]) -> int:
