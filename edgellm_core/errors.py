@@ -7,7 +7,7 @@ a traceback and exits with code 1.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,6 +72,32 @@ class InvalidSettingError(UserError):
     def __init__(self, setting: str, requirement: str, value: object, remedy: str) -> None:
         """Build ``--max-input-len must be …; got …. <remedy>``."""
         super().__init__(f"{setting} {requirement}; got {value}. {remedy}")
+
+
+STAGE: Final = "edgellm_stage"
+"""Attribute of an exception that says in which stage it was raised."""
+
+
+def sentence_of(error: BaseException, place: str = "edgellm") -> str:
+    """Return what the user is told of an exception, in one line.
+
+    Args:
+        error: an error of ours, which has a message for the user, or anything else, which is a defect.
+        place: what ran, where no stage did.
+    """
+    if isinstance(error, EdgellmError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted."
+    stage = vars(error).get(STAGE)
+    where = f"Stage {stage!r}" if stage else place
+    reason = one_line(error)
+    what = type(error).__name__ + (f": {reason[:LONGEST_REASON]}" if reason else "")
+    return f"{where} ended unexpectedly with {what}. This is a defect of edgellm: -v shows the traceback to report."
+
+
+LONGEST_REASON: Final = 500
+"""Characters of a foreign exception's message that are shown."""
 
 
 def one_line(error: object) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgellm_core.errors import STAGE, sentence_of
+
 EventName = Literal["start", "progress", "note", "done", "cached", "failed"]
 
 
@@ -89,7 +91,8 @@ def stage_events(stage: str, listener: Listener = ignore_events) -> Iterator[Rep
     try:
         yield reporter
     except BaseException as error:
-        reporter.emit("failed", str(error))
+        vars(error).setdefault(STAGE, stage)
+        reporter.emit("failed", sentence_of(error))
         raise
     reporter.emit("done")
 

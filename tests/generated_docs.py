@@ -87,7 +87,10 @@ def cli_page() -> str:
 
     from edgellm_core.cli import edgellm
 
-    parts = ["# Command line", "Every command ends with exit code 0, or 1 after an error, or 2 for a wrong option."]
+    parts = [
+        "# Command line",
+        "Every command ends with exit code 0, or 1 after an error, 2 for a wrong option, or 70 for a defect.",
+    ]
 
     def visit(command: click.Command, path: str, parent: click.Context | None) -> None:
         context = click.Context(

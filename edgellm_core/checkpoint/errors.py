@@ -55,6 +55,55 @@ class NoWeightsError(UserError):
         )
 
 
+PROMPT_METHODS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT")
+"""Adapters that add inputs instead of weights (PEFT, ``PeftType``)."""
+
+
+class AdapterError(UserError):
+    """A path was given that holds an adapter instead of a model."""
+
+    def __init__(
+        self, source: str, *, base: str | None = None, kind: str = "LORA", weights: Sequence[str] = ()
+    ) -> None:
+        """Name the base model, and the command that merges the adapter into it.
+
+        Args:
+            source: the folder, or the hub repository.
+            base: the model that the adapter belongs to; None where that is not known.
+            kind: PEFT's name of the method.
+            weights: a file of whole weights that lies beside the adapter.
+        """
+        name = "LoRA" if kind == "LORA" else kind
+        problem = (
+            f"{source!r} is a{'n' if name[0] in 'AIO' else ''} {name} adapter of {base or 'another model'}, no model"
+        )
+        if kind in PROMPT_METHODS:
+            super().__init__(f"{problem}, and has no weights that could be merged. Build its base model instead.")
+            return
+        merged = f"{source.rstrip('/')}-merged"
+        remedy = (
+            "from peft import AutoPeftModelForCausalLM as Adapter; "
+            f"Adapter.from_pretrained({source!r}).merge_and_unload().save_pretrained({merged!r})"
+        )
+        whole = (
+            f" If {weights[0]} holds the merged model already, remove adapter_config.json instead." if weights else ""
+        )
+        super().__init__(
+            f"{problem}. Merge it: pip install peft, run Python with: {remedy}; copy the base model's tokenizer into "
+            f"{merged!r} and build that.{whole}"
+        )
+
+
+class ConfigValueError(UserError):
+    """A key of config.json has a value of a type that it never has."""
+
+    def __init__(self, path: Path, key: str, wanted: str, value: object) -> None:
+        """Build ``'…/config.json' must have … under 'key'; got …``."""
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+        super().__init__(f"'{path}' must have {wanted} under {key!r}; got {shown}. Correct config.json.")
+
+
 class CorruptJsonError(UserError):
     """A JSON file of a checkpoint does not parse, or holds something else than an object."""
 

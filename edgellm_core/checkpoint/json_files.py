@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from edgellm_core.checkpoint.adapters import refuse_adapter
+from edgellm_core.checkpoint.config_types import require_types
 from edgellm_core.checkpoint.errors import CorruptJsonError, NotACheckpointError, UnreadableFileError
 
 if TYPE_CHECKING:
@@ -43,14 +45,19 @@ def read_config(directory: Path) -> dict[str, Any]:
         NotACheckpointError: there is none; the message says what lies there instead.
         UnreadableFileError: directory or file can't be read.
         CorruptJsonError: it does not parse.
+        AdapterError: the directory holds an adapter.
+        ConfigValueError: a value has a type that it never has.
     """
     try:
         names = sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
         raise UnreadableFileError(directory, error) from error
+    refuse_adapter(directory, names)
     if "config.json" not in names:
         raise NotACheckpointError(directory, f"no config.json ({_describe(names)})", _remedy(directory, names))
-    return read_json(directory / "config.json")
+    config = read_json(directory / "config.json")
+    require_types(directory / "config.json", config)
+    return config
 
 
 def _describe(names: list[str]) -> str:
@@ -65,6 +72,4 @@ def _remedy(directory: Path, names: list[str]) -> str:
     gguf = next((name for name in names if name.endswith(".gguf")), None)
     if gguf is not None:
         return f"Give the GGUF file itself: '{directory / gguf}'."
-    if "adapter_config.json" in names:
-        return "It is a LoRA adapter: merge it into its base model first."
     return "Give the directory that holds config.json and the safetensors files."

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.checkpoint.adapters import ADAPTER_CONFIG
 from edgellm_core.checkpoint.errors import (
+    AdapterError,
     DifferingCopiesError,
     MissingShardError,
     NoWeightsError,
@@ -60,6 +62,7 @@ def read_weight_files(directory: Path) -> WeightFiles:
 
     Raises:
         PickleCheckpointError: there are pickle files only.
+        AdapterError: it holds an adapter.
         NoWeightsError: there are no weights under the names that transformers reads, nor a numbered set of files.
         MissingShardError: the index, or the numbers in the names, speak of files that are not there.
         ShardIndexError: the index can't be understood.
@@ -116,6 +119,8 @@ def check_weight_files(source: str, names: set[str]) -> None:
     """
     if SINGLE_FILE in names or INDEX_FILE in names or numbered_files(names):
         return
+    if ADAPTER_CONFIG in names:
+        raise AdapterError(source)
     others = sorted(name for name in names if name.endswith(".safetensors") and not name.startswith("adapter_"))
     pickles = sorted(name for name in names if name.endswith(PICKLE_SUFFIXES) and name != "training_args.bin")
     if pickles and not others:

@@ -7,11 +7,13 @@ import gc
 import importlib
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from edgellm_core.errors import EdgellmError, UnknownNameError
+from edgellm_core.cli.verbose import Session, with_verbose
+from edgellm_core.errors import EdgellmError, UnknownNameError, sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +39,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
 """Command → where its click object lives, and its one-line help (so that ``--help`` imports none of them)."""
 
 
+EXIT_DEFECT: Final = 70
+"""Exit code of what nothing foresaw (``EX_SOFTWARE`` of BSD's sysexits.h)."""
+
+
 class LazyGroup(click.Group):
     """A click group that imports a subcommand only when it is invoked; plugins are asked for names it lacks."""
 
@@ -49,10 +55,11 @@ class LazyGroup(click.Group):
         """Import and return one command; a plugin can't replace one of the core's."""
         del ctx
         if cmd_name not in COMMANDS:
-            return _plugin_commands().get(cmd_name)
+            brought = _plugin_commands().get(cmd_name)
+            return with_verbose(brought) if brought else None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        return with_verbose(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -89,15 +96,20 @@ def edgellm() -> None:
 def main() -> None:
     """Run the command line; an ``EdgellmError`` becomes its message and exit code 1.
 
+    Any other exception is a defect: one sentence with the stage, and exit code 70. ``-v`` shows tracebacks.
+
     The cyclic garbage collector costs a third of the start-up of torch and transformers and frees next to nothing in
     a process this short, so it stays off.
     """
     gc.disable()
+    session = Session()
     try:
-        edgellm(standalone_mode=True)
-    except EdgellmError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        edgellm(standalone_mode=True, obj=session)
+    except Exception as error:  # noqa: BLE001 - the last resort: what nothing foresaw
+        if session.verbose:
+            traceback.print_exception(error)
+        click.echo(f"Error: {sentence_of(error, session.command)}", err=True)
+        sys.exit(1 if isinstance(error, EdgellmError) else EXIT_DEFECT)
     finally:
         gc.freeze()
 

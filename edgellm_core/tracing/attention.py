@@ -15,7 +15,7 @@ from torch import nn
 
 from edgellm_core.contract import AttentionAttributes
 from edgellm_core.tracing import operators
-from edgellm_core.tracing.errors import UntraceableModelError
+from edgellm_core.tracing.errors import HeadGroupsError, UntraceableModelError
 from edgellm_core.tracing.masks import additive_mask, boolean_mask
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def record_attention(  # noqa: PLR0913  # transformers' signature of an attentio
         ``[batch, seq, heads, head_dim]`` and no weights.
 
     Raises:
+        HeadGroupsError: the key-value heads don't divide the query heads.
         UntraceableModelError: a tensor argument that is not understood; dropping it would change the result.
     """
     unknown = [
@@ -70,6 +71,8 @@ def record_attention(  # noqa: PLR0913  # transformers' signature of an attentio
     ]
     if unknown:
         raise UntraceableModelError(type(module).__name__, f"its attention takes the unknown tensors {unknown}")
+    if query.shape[1] % key.shape[1]:
+        raise HeadGroupsError(type(module).__name__, int(query.shape[1]), int(key.shape[1]))
     sinks = s_aux if s_aux is not None else sinks
     if sinks is not None and sinks.dim() != 1:
         raise UntraceableModelError(type(module).__name__, f"its attention sinks have rank {sinks.dim()}, not 1")

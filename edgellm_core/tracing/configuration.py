@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.own_code import own_classes
+from edgellm_core.errors import one_line
 from edgellm_core.tracing.errors import InvalidConfigError, UnreadConfigKeysError, UnsupportedArchitectureError
 from edgellm_core.tracing.left_out import FURTHER_TOKENS
 from edgellm_core.tracing.remote_code import load_own_config_class, refuse_untrusted
@@ -96,8 +97,6 @@ def load_config(
         InvalidConfigError: transformers refuses its values.
         UnreadConfigKeysError: it has keys that neither transformers nor the family reads.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
     if trust_remote_code and own_classes(config):
         config_class = load_own_config_class(directory, config)
     else:
@@ -105,8 +104,8 @@ def load_config(
     fields = {key: _special_floats(value) for key, value in config.items() if key not in HANDLED_ELSEWHERE}
     try:
         loaded: PreTrainedConfig = config_class.from_dict(fields)
-    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
-        raise InvalidConfigError(directory, " ".join(str(error).split())) from error
+    except Exception as error:  # a config class computes with what it is given, and can raise any class
+        raise InvalidConfigError(directory, f"{type(error).__name__}: {one_line(error)}") from error
     refuse_unread_keys(config, loaded, family)
     family.prepare_config(loaded)
     return loaded
@@ -129,7 +128,8 @@ def _known_class(
     if known is None or known not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         refuse_untrusted(directory, config)
         reason = "the installed transformers " + ("does not know it" if known is None else NO_CAUSAL_LM)
-        raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, nearest(config))
+        families = None if known else nearest(config)
+        raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, families)
     found: type[PreTrainedConfig] = CONFIG_MAPPING[known]
     return found
 
@@ -171,7 +171,7 @@ def is_derived(key: str, config: Mapping[str, Any], config_class: type[PreTraine
     others = {name: value for name, value in config.items() if name != key and name not in HANDLED_ELSEWHERE}
     try:
         without: Any = config_class.from_dict({name: _special_floats(value) for name, value in others.items()})
-    except (TypeError, ValueError, KeyError, AttributeError):  # the class can't do without the key
+    except Exception:  # noqa: BLE001 - the class can't do without the key, and can raise any class then
         return False
     return bool(getattr(without, key, None) == config[key])
 

@@ -14,10 +14,21 @@ if TYPE_CHECKING:
 class UnsupportedArchitectureError(UserError):
     """The installed transformers has no causal language model for this config."""
 
-    def __init__(self, model_type: object, architectures: object, reason: str, nearest: Sequence[str]) -> None:
-        """Say what was read, why it is not supported, and which families are near."""
-        near = ", ".join(repr(name) for name in nearest)
+    def __init__(
+        self, model_type: object, architectures: object, reason: str, nearest: Sequence[str] | None = None
+    ) -> None:
+        """Say what was read, why it is not supported, and what helps.
+
+        Args:
+            model_type: of config.json.
+            architectures: of config.json.
+            reason: why not.
+            nearest: families that are near; None where no family helps, since transformers knows what the model is.
+        """
+        near = ", ".join(repr(name) for name in nearest or ())
         remedy = f"Nearest families: {near}; try one with --family NAME." if near else "Name a family with --family."
+        if nearest is None:
+            remedy = "edgellm builds decoders with a language model head: give such a model."
         super().__init__(
             f"config.json has model_type {model_type!r} and architectures {architectures!r}: {reason}. {remedy}"
         )
@@ -42,7 +53,7 @@ class FailedCodeError(UserError):
         """Name the checkpoint and the reason."""
         super().__init__(
             f"The modeling code of {str(directory)!r} can't be used: {reason}. Complete the Python files beside its "
-            f"config.json, or name a family with --family."
+            f"config.json, or leave --trust-remote-code out and name a family with --family."
         )
 
 
@@ -86,6 +97,18 @@ class SeveralTensorsError(UserError):
         super().__init__(
             f"The checkpoint holds parameter {parameter!r} {len(names)} times, as {shown}; transformers says not which "
             "of them counts. Remove all but one of them."
+        )
+
+
+class HeadGroupsError(UserError):
+    """The query heads of an attention can't be shared out among its key-value heads."""
+
+    def __init__(self, module: str, heads: int, kv_heads: int) -> None:
+        """Name the attention and both numbers."""
+        super().__init__(
+            f"Attention must have a multiple of its key-value heads as query heads; {module} has {heads} query heads "
+            f"and {kv_heads} key-value heads, so the original model itself can't run. Correct num_attention_heads and "
+            "num_key_value_heads in config.json."
         )
 
 

@@ -45,7 +45,7 @@ def causal_lm_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError:
         reason = f"the installed transformers {NO_CAUSAL_LM}"
-        raise UnsupportedArchitectureError(config.model_type, config.architectures, reason, ()) from None
+        raise UnsupportedArchitectureError(config.model_type, config.architectures, reason) from None
     chosen: type[PreTrainedModel] = found[0] if isinstance(found, (list, tuple)) else found
     return chosen
 
@@ -79,7 +79,7 @@ def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
     text_config = model.config.get_text_config()
     if getattr(text_config, "is_decoder", True) is False and is_read("is_decoder", type(text_config)):
         reason = "is_decoder is false, so it is an encoder, whose tokens also attend to later ones"
-        raise UnsupportedArchitectureError(config.model_type, config.architectures, reason, ())
+        raise UnsupportedArchitectureError(config.model_type, config.architectures, reason)
     model.tie_weights()  # left out by no_init_weights (transformers 5.23)
     model.eval()
     if model_class._can_set_attn_implementation():  # noqa: SLF001  # no public query exists (transformers 5.23)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.errors import EdgellmError, UserError
+from edgellm_core.errors import EdgellmError, UserError, one_line
 from edgellm_core.settings import LARGEST_FP16
 
 if TYPE_CHECKING:
@@ -171,6 +171,18 @@ class ReferenceLoadError(UserError):
         super().__init__(
             f"transformers can't load the original model in {str(directory)!r} to compare with: {reason}. "
             "Build with --verify off to go without a comparison."
+        )
+
+
+class ReferenceRunError(UserError):
+    """The original model itself can't run."""
+
+    def __init__(self, directory: Path, error: Exception) -> None:
+        """Name the checkpoint and what transformers raised."""
+        super().__init__(
+            f"The original model in {str(directory)!r} itself can't run (transformers, float32): "
+            f"{type(error).__name__}: {one_line(error)[:500]}. config.json does not belong to the checkpoint, or "
+            "transformers can't run such a model: try it there first."
         )
 
 

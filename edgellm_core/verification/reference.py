@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edgellm_core.errors import one_line
+from edgellm_core.errors import EdgellmError, one_line
 from edgellm_core.verification.cases import Recording, Step, decode_inputs, prefill_inputs
-from edgellm_core.verification.errors import ReferenceLoadError, ReferenceNotFiniteError
+from edgellm_core.verification.errors import ReferenceLoadError, ReferenceNotFiniteError, ReferenceRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,24 @@ def load_reference(subject: Subject, synchronizer: Synchronizer | None = None) -
     model.eval()
     if subject.layers < subject.depth:
         _take_scalars_of_whole_model(model, subject)
+    _say_why_it_stops(model, subject.directory)
     return model
+
+
+def _say_why_it_stops(model: PreTrainedModel, directory: Path) -> None:
+    """Make whatever the forward of the original raises an error that says that the original itself can't run."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def guarded(*arguments: Any, **named: Any) -> Any:
+        try:
+            return forward(*arguments, **named)
+        except EdgellmError:
+            raise
+        except Exception as error:  # a model can raise any class
+            raise ReferenceRunError(directory, error) from error
+
+    model.forward = guarded
 
 
 def _load_plain(subject: Subject) -> PreTrainedModel:
@@ -128,8 +146,10 @@ def _from_pretrained(
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ReferenceLoadError(subject.directory, one_line(error)) from error
+    except EdgellmError:
+        raise
+    except Exception as error:  # the constructor of a model can raise any class
+        raise ReferenceLoadError(subject.directory, f"{type(error).__name__}: {one_line(error)}") from error
     model, info = loaded
     for kind in ("missing_keys", "mismatched_keys"):
         names = sorted(map(str, info[kind]))

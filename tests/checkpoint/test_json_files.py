@@ -28,7 +28,6 @@ def test_corrupt_config_names_file_and_place(tmp_path, content, problem):
         ([], r"no config\.json \(it is empty\)"),
         (["a.txt", "b.txt"], r"it holds a\.txt, b\.txt\)\. Give the directory that holds config\.json"),
         (["m.gguf"], r"Give the GGUF file itself: '.*m\.gguf'"),
-        (["adapter_config.json"], r"It is a LoRA adapter"),
     ],
 )
 def test_directory_without_config_says_what_is_there(tmp_path, names, message):

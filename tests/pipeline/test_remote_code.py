@@ -142,6 +142,22 @@ def test_untrusted_code_is_refused_and_never_runs(glide, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_code_that_fails_can_be_left_out_for_a_family(tmp_path):
+    """As the refusal says: without --trust-remote-code, treated as a family."""
+    llama = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 32,
+        "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    }  # fmt: skip
+    source = write_tiny_checkpoint(tmp_path / "llama", llama)
+    change_config(
+        source, model_type="unheard-of", auto_map={"AutoConfig": "absent.C", "AutoModelForCausalLM": "absent.D"}
+    )
+    with pytest.raises(FailedCodeError, match="leave --trust-remote-code out and name a family with --family"):
+        build(str(source), tmp_path / "out", TRUSTED)
+    bundle = build(str(source), tmp_path / "out", BuildSettings(engine="none", family="llama"))
+    assert bundle.manifest.verification.status == "passed"
+
+
 def test_deep_detection_of_trusted_code(glide):
     survey = api.detect(glide, deep=True, trust_remote_code=True).survey
     assert survey.refusal is None
