@@ -237,6 +237,8 @@ class Target:
         imported_check: ``module:function`` that compares a graph of another exporter with what ``edgellm surgery``
             made of it, like the default, ``edgellm_core.pipeline.foreign.check.compare``.
         takes_imported: whether it takes graphs of other exporters at all.
+        score_types: values of ``--attention-scores`` that it takes besides ``auto``.
+        attention_scores: the value that this build asked for; ``auto`` leaves scores in the type of the graph.
     """
 
     name: ClassVar[str] = ""
@@ -253,6 +255,8 @@ class Target:
     builds_engine: ClassVar[bool] = True
     imported_check: ClassVar[str] = "edgellm_core.pipeline.foreign.check:compare"
     takes_imported: ClassVar[bool] = False
+    score_types: ClassVar[tuple[str, ...]] = ()
+    attention_scores: str = "auto"
 
     def rules(self) -> Sequence[Rule]:
         """Return the rules that lower the semantic operators to what the runtime takes."""

@@ -232,6 +232,7 @@ class Manifest(Record):
         target: form of graph and files, for example ``onnx``.
         precision: for example ``fp16``, or the quantization scheme; of a checkpoint that came quantized, the kind of
             its weights, ``mixed`` for several.
+        attention_scores: type of attention scores: ``fp32``, or ``auto`` for that of the graph.
         quantization: what is quantized; None where nothing is.
         left_out: what of the checkpoint is not in the graph, such as a vision tower.
         versions: package → version that took part in the build.
@@ -252,6 +253,7 @@ class Manifest(Record):
     family: FamilyRecord
     target: str
     precision: str
+    attention_scores: str = "auto"
     quantization: QuantizationRecord | None = None
     left_out: tuple[LeftOutRecord, ...] = ()
     versions: dict[str, str]

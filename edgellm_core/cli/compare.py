@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellm_core.cli.options import held_out_options, quantization_options, source_options
+from edgellm_core.cli.options import held_out_options, quantization_options, scores_option, source_options
 from edgellm_core.cli.progress import listening
 from edgellm_core.cli.tables import print_table
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @quantization_options
 @held_out_options
 @click.option("--verify", default="auto", show_default=True, help="auto, full, layers or off.")
+@scores_option
 @source_options
 @click.option("--max-memory", help="Budget of main memory, for example 8GiB.  [default: what is free]")
 @click.option("--no-cache", is_flag=True, help="Ignore cached traces and finished stages.")

@@ -28,6 +28,7 @@ def model_options(command: Command) -> Command:
             show_default=True,
             help="fp16, fp32, bf16, or a quantization scheme: fp8, int8_sq, int4_awq, nvfp4, mxfp8.",
         ),
+        scores_option,
         source_options,
         click.option("--full-depth", is_flag=True, help="Trace every layer instead of stamping one of each kind."),
         click.option("--no-cache", is_flag=True, help="Ignore cached traces and finished stages."),
@@ -71,6 +72,16 @@ def quantization_options(command: Command) -> Command:
         click.option("--device", default="auto", show_default=True, help="Where to calibrate: auto, cpu or cuda."),
     ]
     return _with_options(command, options)
+
+
+def scores_option(command: Command) -> Command:
+    """Add the option that says how attention scores are computed."""
+    return click.option(
+        "--attention-scores",
+        default="auto",
+        show_default=True,
+        help="auto, or fp32: compute attention in float32 in a graph of fp16 or bf16.",
+    )(command)
 
 
 def trust_option(command: Command) -> Command:

@@ -128,7 +128,7 @@ def build(
     settings = settings or BuildSettings()
     check_output(out, force=settings.force)
     host = PluginHost.load(settings.plugin_paths)
-    target = find_target(settings.target, host.targets())
+    target = find_target(settings.target, host.targets(), attention_scores=settings.attention_scores)
     scheme = settings.precision if settings.quantizes else None
     require_precision(target, settings.compute_precision, scheme=scheme, kv_cache=settings.kv_cache)
     job = Job(
@@ -315,6 +315,7 @@ def _publish(
         family=FamilyRecord(name=selection.family.name, plugin=selection.plugin.name, version=selection.plugin.version),
         target=job.target.name,
         precision=settings.precision if layout is None or settings.quantizes else layout.scheme,
+        attention_scores=job.target.attention_scores,
         quantization=_quantization_record(layout, settings) if layout else None,
         left_out=tuple(LeftOutRecord(**fields) for fields in export.left_out),
         versions=installed_versions((*MANIFEST_PACKAGES, *([engine["backend"]] if engine else []))),

@@ -112,7 +112,7 @@ def export_graph(
     lowered: LoweredGraph = runner.run(
         "surgery", lambda _report: lower(template, checkpoint, selection, target, host, settings.compute_precision)
     )
-    fingerprint = digest_of(checkpoint.fingerprint(), key, target.name, code_digest())
+    fingerprint = digest_of(checkpoint.fingerprint(), key, target.name, target.attention_scores, code_digest())
     bound: dict[str, Any] = runner.resume(
         "bind",
         workspace,

@@ -79,7 +79,7 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     """
     check_output(out, force=settings.force)
     host = PluginHost.load(settings.plugin_paths)
-    target = find_target(settings.target, host.targets())
+    target = find_target(settings.target, host.targets(), attention_scores=settings.attention_scores)
     scheme = settings.precision if settings.quantizes else None
     require_precision(target, settings.compute_precision, scheme=scheme, kv_cache=settings.kv_cache)
     metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision, host=host)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 QUALITY_CHOICES: Final = ("auto", "on", "off")
+SCORE_CHOICES: Final = ("auto", "fp32")
 VERIFY_MODES: Final = ("auto", "full", "layers", "off")
 _UNITS: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -25,6 +26,7 @@ class BuildSettings(QuantizationSettings):
 
     Attributes:
         target: form of the graph.
+        attention_scores: ``auto`` computes attention in the type of the graph, ``fp32`` in float32.
         full_depth: trace every layer instead of stamping.
         verify: ``auto``, ``full``, ``layers`` or ``off``.
         quality: whether to measure on held-out text what the precision costs: ``on``, ``off``, or ``auto`` for
@@ -45,6 +47,7 @@ class BuildSettings(QuantizationSettings):
     """
 
     target: str = "onnx"
+    attention_scores: str = "auto"
     full_depth: bool = False
     verify: str = "auto"
     quality: str = "auto"
@@ -63,6 +66,8 @@ class BuildSettings(QuantizationSettings):
         super().__post_init__()
         if self.verify not in VERIFY_MODES:
             raise UnknownNameError("verification mode", self.verify, VERIFY_MODES)
+        if self.attention_scores not in SCORE_CHOICES:
+            raise UnknownNameError("value of --attention-scores", self.attention_scores, SCORE_CHOICES)
         self._check_quality()
         if self.engine not in ENGINE_CHOICES:
             raise UnknownNameError("engine", self.engine, ENGINE_CHOICES)

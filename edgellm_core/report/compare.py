@@ -113,7 +113,7 @@ def _open(source: str, settings: CompareSettings, report: Reporter) -> Original:
     if layout is not None:
         raise QuantizedCheckpointError(checkpoint.source.id, layout.describe())
     selection = host.select(checkpoint.config, forced=first.family, directory=checkpoint.directory)
-    target = find_target(first.target, host.targets())
+    target = find_target(first.target, host.targets(), attention_scores=first.attention_scores)
     return Original(checkpoint=checkpoint, family=selection.family, target=target)
 
 

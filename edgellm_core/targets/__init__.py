@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from edgellm_core.contract import Target
 
+DEFAULT_SCORES: Final = "auto"
+"""Value of ``--attention-scores`` that leaves scores in the type of the graph."""
+
 BUILT_IN: Final[Mapping[str, str]] = {
     "edge-llm": "edgellm_core.targets.edge_llm:EdgeLlmTarget",
     "onnx": "edgellm_core.targets.onnx:OnnxTarget",
@@ -51,21 +54,29 @@ def require_precision(
         )
 
 
-def find_target(name: str, brought: Mapping[str, type[Target]]) -> Target:
+def find_target(name: str, brought: Mapping[str, type[Target]], *, attention_scores: str = DEFAULT_SCORES) -> Target:
     """Return a target by name.
 
     Args:
         name: value of ``--target``.
         brought: targets that plugins bring; they win over the core's.
+        attention_scores: value of ``--attention-scores``.
 
     Raises:
         UnknownNameError: there is none of that name.
+        InvalidSettingError: it can't compute attention scores so.
     """
-    if name in brought:
-        return brought[name]()
-    if name not in BUILT_IN:
+    if name not in brought and name not in BUILT_IN:
         raise UnknownNameError("target", name, {*BUILT_IN, *brought})
-    target: Target = load_class(BUILT_IN[name])()
+    target: Target = brought[name]() if name in brought else load_class(BUILT_IN[name])()
+    if attention_scores not in (DEFAULT_SCORES, *target.score_types):
+        raise InvalidSettingError(
+            "--attention-scores",
+            f"must be {DEFAULT_SCORES} for target {name!r}, whose runtime decides how scores are computed",
+            attention_scores,
+            "Leave it out, or choose --target onnx.",
+        )
+    target.attention_scores = attention_scores
     return target
 
 

@@ -25,6 +25,7 @@ class OnnxTarget(Target):
     opset: ClassVar[int] = 23
     domains: ClassVar[tuple[str, ...]] = ("", "trt")
     takes_imported: ClassVar[bool] = True
+    score_types: ClassVar[tuple[str, ...]] = ("fp32",)
 
     def rules(self) -> Sequence[Rule]:
         """Return the lowering rules."""
@@ -38,7 +39,7 @@ class OnnxTarget(Target):
             lower_experts.ExpertsToMatMul(),
             lower_attention.AppendToConcat(),
             lower_attention.AttentionMaskToLogic(),
-            lower_attention.AttentionToAttention(),
+            lower_attention.AttentionToAttention(self.attention_scores),
         )
 
     def imported(self, graph: gs.Graph) -> ImportedForm:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from edgellm_core.surgery.rule import Editor, Expected, NearMiss, Rule, semantic
-from edgellm_core.targets.onnx.capped_attention import write_capped_attention
+from edgellm_core.targets.onnx.plain_attention import write_plain_attention
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -116,9 +116,13 @@ def _allowed(node: gs.Node, edit: Editor, keys: gs.Tensor, queries: gs.Tensor) -
 class AttentionToAttention(Rule):
     """``edgellm::Attention(q, k, v, mask[, sinks])`` → ``Attention(q, k, v, mask)`` (opset 23, one output).
 
-    Sinks become one more key and value of zeros, whose additive mask is the head's sink logit. With softcap it is
-    written in plain operators: TensorRT's parser refuses the attribute.
+    Sinks become one more key and value of zeros, whose additive mask is the head's sink logit. With softcap, or with
+    scores in float32 in a narrower graph, it is written in plain operators.
     """
+
+    def __init__(self, scores: str = "auto") -> None:
+        """Compute scores in the type of the graph (``auto``) or in float32 (``fp32``)."""
+        self._scores = scores
 
     def expected(self, dimensions: GraphDimensions) -> Expected:
         """One for every attention call through transformers' interface; models with calls of their own add to it."""
@@ -136,8 +140,9 @@ class AttentionToAttention(Rule):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Write the standard operator, or several."""
         inputs = _with_sinks(node, edit) if len(node.inputs) > 4 else list(node.inputs[:4])
-        if node.attrs["softcap"]:
-            write_capped_attention(node, inputs, edit)
+        wide = self._scores == "fp32" and node.inputs[0].dtype != np.float32
+        if node.attrs["softcap"] or wide:
+            write_plain_attention(node, inputs, edit, wide_scores=wide)
         else:
             edit.node("Attention", inputs, node.outputs[0], name=node.name, scale=float(node.attrs["scale"]))
 

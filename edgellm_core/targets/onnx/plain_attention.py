@@ -1,4 +1,7 @@
-"""Attention with capped logits in plain operators: TensorRT's parser refuses ``softcap`` on the Attention operator."""
+"""Attention in plain operators, where the Attention operator does not do.
+
+TensorRT's parser refuses ``softcap`` on it, and its compiler fails on one that takes float32 made of float16.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ LOWEST = -3.0e38
 """Stands for minus infinity in float32."""
 
 
-def write_capped_attention(node: gs.Node, inputs: Sequence[gs.Tensor], edit: Editor) -> None:
+def write_plain_attention(
+    node: gs.Node, inputs: Sequence[gs.Tensor], edit: Editor, *, wide_scores: bool = False
+) -> None:
     """Write ``softmax(softcap · tanh(q · kᵀ · scale / softcap) + mask) · v``; all but the products in float32.
 
     Query heads are grouped by the key head that they share, ``[batch, groups, heads in a group, seq, …]``, so that keys
@@ -29,6 +34,7 @@ def write_capped_attention(node: gs.Node, inputs: Sequence[gs.Tensor], edit: Edi
         inputs: query ``[batch, heads, seq, width]``, key and value ``[batch, groups, past + seq, …]``, and a mask
             ``[batch, 1 or heads, seq, past + seq]``, boolean or additive, or none.
         edit: the editor.
+        wide_scores: compute the product of queries and keys in float32 too, so that no score is rounded.
     """
     query, key, value = inputs[:3]
     prefix, cap = node.name, float(node.attrs["softcap"])
@@ -43,15 +49,23 @@ def write_capped_attention(node: gs.Node, inputs: Sequence[gs.Tensor], edit: Edi
         return edit.constant(value, np.float32)
 
     def in_float32(value: gs.Tensor, label: str) -> gs.Tensor:
-        return value if value.dtype == np.float32 else write("Cast", [value], label, to=onnx.TensorProto.FLOAT)
+        if value.dtype == np.float32:
+            return value
+        wide = write("Cast", [value], label, to=onnx.TensorProto.FLOAT)
+        wide.dtype = np.dtype(np.float32)
+        return wide
 
     shape = edit.constant([0, groups, heads // groups, -1, width])
     grouped = write("Reshape", [query, shape], "grouped", like=query)
     turned = write("Transpose", [key], "turned", like=key, perm=[0, 1, 3, 2])
     shared = write("Unsqueeze", [turned, edit.constant([2])], "group_key", like=key)
-    product = write("MatMul", [grouped, shared], "product", like=query)
-    scaled = write("Mul", [in_float32(product, "scores"), number(float(node.attrs["scale"]) / cap)], "scaled")
-    capped = write("Mul", [write("Tanh", [scaled], "tanh"), number(cap)], "capped")
+    if wide_scores:
+        grouped, shared = in_float32(grouped, "wide_query"), in_float32(shared, "wide_key")
+    product = write("MatMul", [grouped, shared], "product", like=grouped)
+    scores = in_float32(product, "scores")
+    capped = write("Mul", [scores, number(float(node.attrs["scale"]) / (cap or 1.0))], "scaled")
+    if cap:
+        capped = write("Mul", [write("Tanh", [capped], "tanh"), number(cap)], "capped")
     if len(inputs) > 3 and not inputs[3].is_empty():
         mask = inputs[3]
         spread = _by_group(mask, groups, heads, edit, prefix)
