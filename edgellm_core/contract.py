@@ -318,6 +318,13 @@ class Target:
         del runtime
         return ()
 
+    def adapt_tokenizer(self, folder: Path) -> None:
+        """Say what the runtime would not read of a tokenizer in words that it reads; by default nothing.
+
+        Args:
+            folder: folder of the graph, with the tokenizer's files, which were compared with the original's.
+        """
+
     def engine_note(self, out: Path) -> str:
         """Say who builds an engine where ``builds_engine`` is false, as the rest of a sentence.
 

@@ -155,7 +155,12 @@ def _run(job: Job) -> None:
     checkpoint, selection, engine_plan = runner.run("checkpoint", lambda report: _open(job, report))
     original = checkpoint
     tokenizer = tokenizer_stage(
-        checkpoint, selection.family, compared=settings.verify != "off", workspace=job.workspace, runner=runner
+        checkpoint,
+        selection.family,
+        job.target,
+        compared=settings.verify != "off",
+        workspace=job.workspace,
+        runner=runner,
     )
     if settings.quantizes:
         checkpoint = quantize_stage(

@@ -8,13 +8,19 @@ from edgellm_core.pipeline.fingerprint import code_digest, digest_of, installed_
 
 if TYPE_CHECKING:
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.contract import ModelFamily
+    from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.events import Reporter
     from edgellm_core.pipeline.workspace import StageRunner, Workspace
 
 
 def tokenizer_stage(
-    checkpoint: Checkpoint, family: ModelFamily, *, compared: bool, workspace: Workspace, runner: StageRunner
+    checkpoint: Checkpoint,
+    family: ModelFamily,
+    target: Target,
+    *,
+    compared: bool,
+    workspace: Workspace,
+    runner: StageRunner,
 ) -> dict[str, Any]:
     """Write the tokenizer before anything that takes long; return the fields of the manifest's record.
 
@@ -25,9 +31,10 @@ def tokenizer_stage(
 
     def body(report: Reporter) -> dict[str, Any]:
         record = write_tokenizer(checkpoint, family, workspace.llm, report, compared=compared)
+        target.adapt_tokenizer(workspace.llm)
         return record.model_dump(mode="json")
 
     versions = installed_versions(("transformers", "tokenizers", "sentencepiece"))
-    asked = [family.chat_template(), compared, versions, code_digest()]
+    asked = [family.chat_template(), target.name, compared, versions, code_digest()]
     fields: dict[str, Any] = runner.resume("tokenizer", workspace, digest_of(checkpoint.fingerprint(), *asked), body)
     return fields

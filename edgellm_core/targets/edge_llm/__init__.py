@@ -107,6 +107,12 @@ class EdgeLlmTarget(Target):
 
         return runtime_notes(runtime)
 
+    def adapt_tokenizer(self, folder: Path) -> None:
+        """Write the splits of a text as the runtime's own tokenizer reads them."""
+        from edgellm_core.targets.edge_llm.pre_tokenizer import write_plain_splits
+
+        write_plain_splits(folder / "tokenizer.json")
+
     def engine_note(self, out: Path) -> str:
         """Name the builder of the runtime."""
         return (

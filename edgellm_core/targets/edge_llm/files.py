@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.targets.edge_llm.errors import ChatTemplateMissingError, TokenizerMissingError
-from edgellm_core.targets.edge_llm.pre_tokenizer import write_plain_splits
 from edgellm_core.targets.edge_llm.runtime_config import runtime_config
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def check(checkpoint: Checkpoint, family: ModelFamily) -> None:
 
 
 def write_files(model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFamily, folder: Path) -> None:
-    """Replace config.json by the runtime's, write the chat template as a file of its own, and splits that it knows.
+    """Replace config.json by the runtime's, and write the chat template as a file of its own.
 
     Raises:
         RopeNotExpressibleError: the runtime can't compute the model's angles.
@@ -50,7 +49,6 @@ def write_files(model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFam
     generation.unlink(missing_ok=True)
     fields = runtime_config(model, checkpoint, family, generation=stated)
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    write_plain_splits(folder / "tokenizer.json")
 
 
 def _template(directory: Path) -> str | None:

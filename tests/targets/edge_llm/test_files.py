@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import edgellm_core
 from edgellm_core.engine.errors import OtherEngineBuilderError
@@ -80,3 +81,13 @@ def test_the_engine_is_the_runtimes(checkpoint, tmp_path):
 def test_the_one_table_of_longrope_is_told(edge_llm, tmp_path):
     _, notes = _build(edge_llm("phi3").checkpoint, tmp_path / "out")
     assert any("--maxKVCacheCapacity 12 or less" in note for note in notes)
+
+
+def test_the_bundle_splits_text_as_the_runtime_reads_it(checkpoint, tmp_path):
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE({byte: index for index, byte in enumerate(sorted(words.alphabet())[:90])}, []))
+    tokenizer.pre_tokenizer = words
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    bundle, _ = _build(checkpoint, tmp_path / "out")
+    written = json.loads((bundle.llm / "tokenizer.json").read_text(encoding="utf-8"))
+    assert [step["type"] for step in written["pre_tokenizer"]["pretokenizers"]] == ["Split", "ByteLevel"]
