@@ -52,6 +52,7 @@ KEYS = {
     "": {
         "schema_version", "source", "family", "target", "precision", "versions", "stages", "verification", "quality",
         "surgery", "engine", "files", "quantization", "runtime", "answers", "sample", "left_out", "tokenizer",
+        "attention_scores",
     },
     "tokenizer": {"status", "reference", "texts", "chats", "written", "beyond_embedding"},
     "source": {"kind", "id", "revision", "digest"},

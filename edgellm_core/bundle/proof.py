@@ -50,6 +50,24 @@ class ThresholdRecord(Record):
     lengths: tuple[NonNegativeInt, ...]
 
 
+class AnswersRecord(Record):
+    """How answers of ``edgellm run`` were compared with those of transformers' ``generate``, token by token.
+
+    Attributes:
+        reference: what was run, in words.
+        prompts: number of prompts.
+        tokens: tokens that were compared, up to 48 of each answer.
+        max_rel_err: largest relative error of the logits that they were chosen from.
+        ties: tokens that fell otherwise between logits that are equal within the tolerance.
+    """
+
+    reference: str
+    prompts: NonNegativeInt
+    tokens: NonNegativeInt
+    max_rel_err: NonNegativeFloat
+    ties: NonNegativeInt
+
+
 class TwinRecord(Record):
     """How long sequences were proved: on the model's twin, the same config with small sizes and random weights.
 
@@ -57,12 +75,14 @@ class TwinRecord(Record):
         thresholds: every length where behaviour changes.
         longest: most tokens that were read; 0 where no twin could be made.
         max_rel_err: largest relative error of the logits.
+        answers: how its answers were compared across the thresholds; None where its ``generate`` does not work.
         reason: why no twin could be made; None where one was.
     """
 
     thresholds: tuple[ThresholdRecord, ...]
     longest: NonNegativeInt
     max_rel_err: NonNegativeFloat | None = None
+    answers: AnswersRecord | None = None
     reason: str | None = None
 
 
@@ -140,24 +160,6 @@ class RuntimeRecord(Record):
     stop_tokens: tuple[NonNegativeInt, ...]
     settings: dict[str, Any]
     not_applied: dict[str, Any]
-
-
-class AnswersRecord(Record):
-    """How answers of ``edgellm run`` were compared with those of transformers' ``generate``, token by token.
-
-    Attributes:
-        reference: what was run, in words.
-        prompts: number of prompts.
-        tokens: tokens that were compared, up to 48 of each answer.
-        max_rel_err: largest relative error of the logits that they were chosen from.
-        ties: tokens that fell otherwise between logits that are equal within the tolerance.
-    """
-
-    reference: str
-    prompts: NonNegativeInt
-    tokens: NonNegativeInt
-    max_rel_err: NonNegativeFloat
-    ties: NonNegativeInt
 
 
 class SampleRecord(Record):

@@ -15,13 +15,16 @@ from edgellm_core.pipeline.trace_cache import trace_key
 from edgellm_core.settings import cache_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import onnx
+    from transformers import PreTrainedModel
 
+    from edgellm_core.bundle.manifest import AnswersRecord
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.host import PluginHost, Selection
     from edgellm_core.pipeline.workspace import StageRunner
+    from edgellm_core.tracing.template import Reread
     from edgellm_core.verification.twin.lengths import Edge
     from edgellm_core.verification.twin.make import Twin
 
@@ -140,19 +143,43 @@ def prove_lengths(
         code = directory if trust_remote_code else None
         try:
             twin = make_twin(loaded, family.prepare_config, config, Path(name, "checkpoint"), code=code)
-            graph, one_token = export_twin(
+            graph, reread, one_token = export_twin(
                 twin, Path(name, "graph"), selection, host, trust_remote_code=trust_remote_code, one_token=one_token
             )
             cases = plan_lengths(twin.edges, vocabulary=twin.vocabulary, one_token=one_token)
+            longest = max(sum(case.chunks) + case.decode for case in cases)
             with one_thread():
-                error = compare(GraphRunner(graph), twin.original(), cases, twin.edges)
+                model = twin.original()
+                error = compare(GraphRunner(graph), model, cases, twin.edges)
+                answers = _answers(graph, model, twin.edges, reread, longest, Path(name, "settings"), report)
         except TwinNotMadeError as unmade:
             report.note(str(unmade))
             return TwinRecord(thresholds=(), longest=0, reason=unmade.reason)
     if twin.edges:
         report.note(f"Compared on both sides of {', '.join(map(str, twin.edges))}.")
-    longest = max(sum(case.chunks) + case.decode for case in cases)
-    return TwinRecord(thresholds=tuple(map(_threshold, twin.edges)), longest=longest, max_rel_err=error)
+    thresholds = tuple(map(_threshold, twin.edges))
+    return TwinRecord(thresholds=thresholds, longest=longest, max_rel_err=error, answers=answers)
+
+
+def _answers(  # what is compared, and where
+    graph: Path,
+    model: PreTrainedModel,
+    edges: Sequence[Edge],
+    reread: Reread | None,
+    longest: int,
+    scratch: Path,
+    report: Reporter,
+) -> AnswersRecord | None:
+    """Compare a twin's answers with those of ``generate``, where the model's own works."""
+    from edgellm_core.verification.errors import OriginalGenerationError
+    from edgellm_core.verification.twin.answers import compare_answers
+
+    at = reread.at if reread else None
+    try:
+        return compare_answers(graph, model, edges, reread_at=at, longest=longest, scratch=scratch)
+    except OriginalGenerationError as broken:
+        report.note(f"Answers across these lengths were not compared: {broken.reason}.")
+        return None
 
 
 def _threshold(edge: Edge) -> ThresholdRecord:
@@ -169,7 +196,7 @@ def export_twin(
     *,
     trust_remote_code: bool = False,
     one_token: bool = False,
-) -> tuple[Path, bool]:
+) -> tuple[Path, Reread | None, bool]:
     """Trace, lower and bind a twin as a build does its model, for target ``onnx`` in float32.
 
     Args:
@@ -181,7 +208,7 @@ def export_twin(
         one_token: the graph is known to take one token a step.
 
     Returns:
-        The graph's file, and whether it takes one token a step.
+        The graph's file, where ``generate`` of the twin drops its cache, and whether it takes one token a step.
 
     Raises:
         TwinNotExportedError: it can't be exported.
@@ -210,7 +237,7 @@ def export_twin(
         bind_graph(lowered, template, checkpoint, selection, folder, quiet)
     except EdgellmError as error:
         raise TwinNotExportedError(twin.edges, str(error)) from error
-    return folder / MODEL_FILE, takes_one_token(lowered.model)
+    return folder / MODEL_FILE, template.reread, takes_one_token(lowered.model)
 
 
 def takes_one_token(model: onnx.ModelProto) -> bool:

@@ -289,6 +289,7 @@ class OriginalGenerationError(UserError):
 
     def __init__(self, folder: Path, reason: str) -> None:
         """Name the checkpoint and transformers' reason."""
+        self.reason = reason.rstrip(".")
         super().__init__(
             f"transformers' generate refuses the settings of {str(folder)!r}: {reason}. Correct generation_config.json "
             "(or config.json where that is missing)."

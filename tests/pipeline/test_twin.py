@@ -16,11 +16,20 @@ from edgellm_core.pipeline.twin import prove_lengths
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from edgellm_core.tracing import dynamic_rope, masks
 from edgellm_core.tracing import trace as trace_module
+from edgellm_core.tracing.template import Reread
+from edgellm_core.verification.errors import GenerationDiffersError
 from edgellm_core.verification.twin.errors import TwinDiffersError
 from tests.pipeline.conftest import LLAMA
 
 MISTRAL = {**LLAMA, "model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 300}
 DYNAMIC = {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}
+PHI3 = {
+    **LLAMA, "model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "pad_token_id": 2,
+    "max_position_embeddings": 131072, "original_max_position_embeddings": 4096, "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+        "short_factor": [1.0] * 8, "long_factor": [2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 40.0, 50.0],
+    },
+}  # fmt: skip
 LLAMA4 = {
     "model_type": "llama4_text", "architectures": ["Llama4ForCausalLM"], "vocab_size": 131, "hidden_size": 96,
     "intermediate_size": 112, "intermediate_size_mlp": 112, "num_hidden_layers": 4, "num_attention_heads": 6,
@@ -102,6 +111,25 @@ MUTATIONS = {
     "frequencies never switch": (DYNAMIC, never_switch, "beyond max_position_embeddings"),
     "frequencies switch one early": (DYNAMIC, shift_switch, "max_position_embeddings"),
 }
+
+
+def test_answers_pass_the_switch_as_generate_does():
+    answers = prove(PHI3).answers
+    assert answers.tokens == 48 * answers.prompts
+    assert 0 < answers.max_rel_err <= 1e-4
+
+
+@pytest.mark.parametrize("moved", [None, -1, 1], ids=["never", "early", "late"])
+def test_reading_again_elsewhere_is_caught(monkeypatch, moved):
+    kept = trace_module.find_reread
+
+    def found(model):
+        reread = kept(model)
+        return None if moved is None else Reread(reread.at + moved)
+
+    monkeypatch.setattr(trace_module, "find_reread", found)
+    with pytest.raises(GenerationDiffersError, match=r"must answer as transformers' generate does.* tokens before it"):
+        prove(PHI3)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
