@@ -209,6 +209,10 @@ def _conversion_errors(header: GgufHeader) -> Iterator[None]:
     except (ValueError, KeyError, NotImplementedError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         # transformers has no error class of its own for a GGUF file that does not fit
         raise GgufConversionError(header.file, architecture(header), _first_line(error)) from error
+    except Exception as error:
+        if type(error) is not Exception:  # what tokenizers raises over a vocabulary that does not fit
+            raise
+        raise GgufConversionError(header.file, architecture(header), _first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgellm_core.checkpoint.errors import GgufReadersDisagreeError
 from edgellm_core.checkpoint.gguf.metadata import architecture
+from edgellm_core.checkpoint.gguf.rope import ROPE_TENSORS
 from edgellm_core.checkpoint.gguf.second_reader import read_rows
 from edgellm_core.checkpoint.safetensors_header import read_header
 
@@ -38,6 +39,9 @@ SAMPLED_ROWS: Final = 24
 SAMPLED_ELEMENTS: Final = 1 << 20
 """One row of so many elements is compared, where that is more: at least one of each run that was converted at once."""
 
+_ONE_EXPERT: Final = re.compile(r"(ffn_(?:gate|up|down))\.\d+\.")
+"""A tensor of one expert, in files that have one for each; the ``gguf`` package's table knows the stack of all."""
+
 _EXPERT: Final = re.compile(r"\.experts\.\d+\.")
 
 
@@ -54,6 +58,9 @@ def check_tensors(
     Raises:
         GgufReadersDisagreeError: they differ.
     """
+    used = {source.name for target in targets for source in target.sources} | set(ROPE_TENSORS)
+    if unused := sorted(reader.tensors.keys() - used):
+        raise GgufReadersDisagreeError(header.file, f"its tensor {unused[0]} is nowhere in the checkpoint")
     stored = read_header(written).tensors
     name_of = _names(header)
     layout = _layout(architecture(header), form, config)
@@ -62,7 +69,7 @@ def check_tensors(
         if not target.sources:
             continue
         expected_name = name_of(target.name)
-        names = [source.name for source in target.sources]
+        names = [_ONE_EXPERT.sub(r"\1_exps.", source.name) for source in target.sources]
         if expected_name is not None and not any(expected_name in {name, name.rpartition(".")[0]} for name in names):
             problem = f"{target.name} comes from {names[0]}, and the gguf package's table says {expected_name}"
             raise GgufReadersDisagreeError(header.file, problem)

@@ -17,6 +17,7 @@ from edgellm_core.checkpoint.errors import (
     DiskSpaceError,
     GgufAccountError,
     GgufArchitectureError,
+    GgufConversionError,
     TruncatedFileError,
     UnreadableFileError,
 )
@@ -204,6 +205,15 @@ def test_missing_tensor_is_an_error_not_a_random_weight(tmp_path, report, monkey
     monkeypatch.setattr(gguf_files, "llama_tensors", lambda *_args, **_kwargs: everything[:-3])
     path = write_llama_gguf(tmp_path / "x.gguf")
     with pytest.raises(GgufAccountError, match=r"it lacks .*model\.layers\.1\.mlp\.down_proj\.weight"):
+        convert(path, report)
+
+
+def test_vocabulary_that_does_not_fit(tmp_path, report, monkeypatch):
+    import gguf_files
+
+    monkeypatch.setattr(gguf_files, "VOCABULARY", [*gguf_files.VOCABULARY[:-2], "other", "Ċ"])
+    path = write_llama_gguf(tmp_path / "x.gguf")
+    with pytest.raises(GgufConversionError, match="Token `ab` out of vocabulary"):
         convert(path, report)
 
 
