@@ -7,7 +7,7 @@ SmolLM2-135M and on random checkpoints of up to 7.6 B parameters (docs/explanati
 stage           peak memory                            written to disk
 ==============  =====================================  =====================================================
 download        0.2 GiB                                the repository's files
-dequantize      0.7 GiB (weights stream through)       2 P
+dequantize      0.5 GiB (weights stream through)       2 P, float32 tensors 4 P
 trace, surgery  0.5 GiB (no weights)                   16 MiB
 bind            0.5 GiB (weights stream through)       W
 verify full     0.7 GiB + 4 P (float32 reference)      0, bf16: 4 P (its graph runs raised to float32)
@@ -61,7 +61,7 @@ def estimate_stages(
     *,
     precision: str = "fp16",
     download: int | None = None,
-    dequantize: bool = False,
+    dequantize: int | None = None,
     packed: int | None = None,
 ) -> tuple[StageEstimate, ...]:
     """Return the estimate of every stage in order, by the table in this module's docstring.
@@ -71,15 +71,15 @@ def estimate_stages(
         dimensions: sizes of the model, for the share of the layers.
         precision: precision of the build.
         download: bytes to download; None for a local source.
-        dequantize: whether a GGUF file is converted first.
+        dequantize: bytes of the checkpoint that a GGUF file is converted to; None for other sources.
         packed: bytes of all tensors of a quantized checkpoint, which are bound as they are; None for others.
     """
     weights = parameters * ELEMENT_BYTES[ELEMENT_TYPES[precision]] if packed is None else packed
     stages = []
     if download is not None:
         stages.append(StageEstimate(stage="download", ram=_GIB // 5, disk=download))
-    if dequantize:
-        stages.append(StageEstimate(stage="dequantize", ram=_GIB * 7 // 10, disk=2 * parameters))
+    if dequantize is not None:
+        stages.append(StageEstimate(stage="dequantize", ram=_GIB // 2, disk=dequantize))
     part = _parameters_of_layers(parameters, dimensions)
     stages += [
         StageEstimate(stage="trace", ram=_GIB // 2, disk=16 * _MIB),

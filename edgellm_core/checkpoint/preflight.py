@@ -158,7 +158,7 @@ def summarize(
             dimensions,
             precision=precision,
             download=metadata.download,
-            dequantize=is_gguf,
+            dequantize=sum(map(_converted_bytes, tensors or ())) if is_gguf else None,
             packed=sum(t.nbytes for t in tensors or ()) if metadata.config.get("quantization_config") else None,
         )
     ram, disk = available_memory(), free_disk(output or Path())
@@ -274,6 +274,11 @@ def _elements(tensor: TensorSpec) -> int:
         if tensor.name.endswith(ending) and tensor.element_type == element_type:
             return math.prod(tensor.shape) * count
     return math.prod(tensor.shape)
+
+
+def _converted_bytes(tensor: TensorSpec) -> int:
+    """Return the bytes of a tensor of a GGUF file in the converted checkpoint, unless it leaves float16's range."""
+    return (4 if tensor.element_type == "F32" else 2) * math.prod(tensor.shape)
 
 
 def _count_types(tensors: Iterable[TensorSpec]) -> dict[str, int]:

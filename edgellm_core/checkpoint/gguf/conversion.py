@@ -17,6 +17,7 @@ from edgellm_core.checkpoint.gguf.forms import find_form
 from edgellm_core.checkpoint.gguf.metadata import architecture, stop_tokens
 from edgellm_core.checkpoint.gguf.plan import complete_plan, plan_tensors
 from edgellm_core.checkpoint.shards import SINGLE_FILE
+from edgellm_core.memory import release_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -107,10 +108,11 @@ def _convert(header: GgufHeader, family: ModelFamily, form: GgufForm, directory:
     directory.mkdir()
     _write_json(directory / "config.json", reading.config)
     with _quiet(), _conversion_errors(header):
-        plan = _weights(header, form, plan, reading.config, directory, report)
         from edgellm_core.checkpoint.gguf.tokenizer import write_tokenizer
 
-        write_tokenizer(header, directory, report)
+        write_tokenizer(header, directory, report)  # before transformers' models are imported: both take 150 MB
+        release_memory()
+        _weights(header, form, plan, reading.config, directory, report)
     _write_json(directory / "generation_config.json", _generation_config(header, reading.config))
 
 
@@ -121,8 +123,8 @@ def _weights(
     config: dict[str, Any],
     directory: Path,
     report: Reporter,
-) -> TensorPlan:
-    """Write the weights, and compare config and weights with a second reading; return the plan that was carried out."""
+) -> None:
+    """Write the weights, and compare config and weights with a second reading."""
     from edgellm_core.checkpoint.gguf.config_check import check_config, left_out_by_transformers
     from edgellm_core.checkpoint.gguf.model import outline_model
     from edgellm_core.checkpoint.gguf.second_reader import SecondReader
@@ -139,7 +141,6 @@ def _weights(
     config["dtype"] = _dtype(plan, types)
     _write_json(directory / "config.json", config)
     _tell(header, plan, types, left_out_by_transformers(header, form, config), report)
-    return plan
 
 
 def _refuse(header: GgufHeader, findings: Sequence[str]) -> None:
