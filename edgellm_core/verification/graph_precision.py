@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Set
 
     from edgellm_core.verification.original_precision import Kind
 
@@ -67,9 +67,10 @@ def narrow_nodes(model: onnx.ModelProto) -> list[NarrowNode]:
     """
     types = _types(model)
     makers = {output: node for node in model.graph.node for output in node.output}
+    squares = _powers_of_two(model)
     found = []
     for node in model.graph.node:
-        for kind, element_type in _narrow(node, types, makers):
+        for kind, element_type in _narrow(node, types, makers, squares):
             layer = LAYER.match(node.name)
             found.append(
                 NarrowNode(
@@ -90,8 +91,19 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
+def _powers_of_two(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the nodes ``Pow(x, 2)``."""
+    exponents = {node.input[1] for node in model.graph.node if node.op_type == "Pow"}
+    twos = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.name in exponents and not tensor.external_data and (onnx.numpy_helper.to_array(tensor) == 2).all()
+    }
+    return {node.name for node in model.graph.node if node.op_type == "Pow" and node.input[1] in twos}
+
+
 def _narrow(
-    node: onnx.NodeProto, types: Mapping[str, int], makers: Mapping[str, onnx.NodeProto]
+    node: onnx.NodeProto, types: Mapping[str, int], makers: Mapping[str, onnx.NodeProto], squares: Set[str]
 ) -> Iterator[tuple[Kind, int]]:
     given = types.get(node.input[0], 0) if node.input else 0
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
@@ -103,7 +115,7 @@ def _narrow(
         rounded = _rounded_before(node, types, makers)
         if rounded:
             yield "angle", rounded
-    elif given in NARROW and node.op_type == "Mul" and node.input[0] == node.input[1]:
+    elif given in NARROW and (node.name in squares or (node.op_type == "Mul" and node.input[0] == node.input[1])):
         yield "square", given
     elif given in NARROW and node.op_type in KINDS:
         yield KINDS[node.op_type], given
