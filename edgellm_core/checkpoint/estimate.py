@@ -10,15 +10,13 @@ download        0.2 GiB                                the repository's files
 dequantize      0.5 GiB (weights stream through)       2 P, float32 tensors 4 P
 trace, surgery  0.5 GiB (no weights)                   16 MiB
 bind            0.5 GiB (weights stream through)       W
-verify full     0.7 GiB + 4 P (float32 reference)      0, bf16: 4 P (its graph runs raised to float32)
-                + ONNX Runtime: W + 4 P
-verify layers   the same with P of 4 layers and of     0, bf16: 4 P of those layers
-                embedding and head
+verify          0.9 GiB + 8 L, L the parameters of the 0
+                largest layer, or of 0.5 GiB in float32
 engine          1 GiB + 2 W                            1.1 W
 ==============  =====================================  =====================================================
 
-ONNX Runtime's CPU kernels compute in float32, so it holds fp16 weights and their float32 copies; the reference model
-is counted as present at the same time.
+The comparison holds one layer at a time, in the graph as it is stored and in float32, then in the original likewise. A
+model whose decoder layers are no list is held whole.
 """
 
 from __future__ import annotations
@@ -33,8 +31,8 @@ if TYPE_CHECKING:
 
     from edgellm_core.checkpoint.dimensions import Dimensions
 
-VERIFIED_LAYERS: Final = 4
-"""Layers that ``--verify layers`` is counted with."""
+_PART_PARAMETERS: Final = 2**27
+"""Parameters of small layers that are compared together: 0.5 GiB in float32."""
 
 _GIB: Final = 2**30
 _MIB: Final = 2**20
@@ -45,7 +43,7 @@ class StageEstimate:
     """What one stage takes at most, in bytes.
 
     Attributes:
-        stage: name of the stage; ``verify full`` and ``verify layers`` are alternatives.
+        stage: name of the stage.
         ram: peak resident memory.
         disk: bytes written and kept until the bundle is published.
     """
@@ -80,13 +78,11 @@ def estimate_stages(
         stages.append(StageEstimate(stage="download", ram=_GIB // 5, disk=download))
     if dequantize is not None:
         stages.append(StageEstimate(stage="dequantize", ram=_GIB // 2, disk=dequantize))
-    part = _parameters_of_layers(parameters, dimensions)
     stages += [
         StageEstimate(stage="trace", ram=_GIB // 2, disk=16 * _MIB),
         StageEstimate(stage="surgery", ram=_GIB // 2, disk=16 * _MIB),
         StageEstimate(stage="bind", ram=_GIB // 2, disk=weights),
-        _verify("verify full", parameters, precision),
-        _verify("verify layers", part, precision),
+        StageEstimate(stage="verify", ram=_verify_bytes(parameters, dimensions), disk=0),
         StageEstimate(stage="engine", ram=_GIB + 2 * weights, disk=weights * 11 // 10),
     ]
     return tuple(stages)
@@ -97,17 +93,16 @@ def stage(stages: Sequence[StageEstimate], name: str) -> StageEstimate:
     return next(item for item in stages if item.stage == name)
 
 
-def _verify(name: str, parameters: int, precision: str) -> StageEstimate:
-    """Estimate one way of verification over ``parameters`` elements."""
-    raised = 4 * parameters if precision == "bf16" else 0
-    weights = raised or parameters * ELEMENT_BYTES[ELEMENT_TYPES[precision]]
-    return StageEstimate(stage=name, ram=_GIB * 7 // 10 + 4 * parameters + weights + 4 * parameters, disk=raised)
+def _verify_bytes(parameters: int, dimensions: Dimensions) -> int:
+    """Return the peak memory of the comparison, see ``verification/budget.py``."""
+    together = min(parameters, _PART_PARAMETERS)
+    return _GIB * 9 // 10 + 8 * max(together, _parameters_of_a_layer(parameters, dimensions))
 
 
-def _parameters_of_layers(parameters: int, dimensions: Dimensions) -> int:
-    """Return the elements of embedding, head and ``VERIFIED_LAYERS`` layers; all where the config is silent."""
+def _parameters_of_a_layer(parameters: int, dimensions: Dimensions) -> int:
+    """Return the elements of a decoder layer; all where the config is silent."""
     layers, hidden, vocab = dimensions.layers, dimensions.hidden_size, dimensions.vocab_size
     if not (layers and hidden and vocab):
         return parameters
     outside = min(parameters, hidden * vocab * (1 if dimensions.tied_embeddings else 2))
-    return outside + (parameters - outside) * min(VERIFIED_LAYERS, layers) // layers
+    return (parameters - outside) // layers

@@ -317,11 +317,11 @@ def _memory_problems(stages: Sequence[StageEstimate], available: int) -> Iterabl
     """Yield the stages that need more memory than there is, with the way around."""
     remedies = {
         "dequantize": "Use the model's safetensors checkpoint.",
-        "verify layers": "Verify on a larger machine, or build with --verify off.",
+        "verify": "Verify on a larger machine, or build with --verify off.",
         "engine": "Build the engine on a larger machine, or use --engine none.",
     }
     for item in stages:
-        if item.ram > available and item.stage != "verify full":  # verify layers stands in for it
+        if item.ram > available:
             remedy = remedies.get(item.stage, "Free some memory.")
             yield f"{item.stage} needs {_gib(item.ram)} of memory; {_gib(available)} are available. {remedy}"
 

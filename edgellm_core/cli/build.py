@@ -16,7 +16,7 @@ from edgellm_core.cli.progress import listening
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory to publish.  [default: build/SOURCE]")
 @model_options
 @quantization_options
-@click.option("--verify", default="auto", show_default=True, help="auto, full, layers or off.")
+@click.option("--verify", default="full", show_default=True, help="full or off.")
 @quality_options
 @click.option("--engine", default="auto", show_default=True, help="auto, none, tensorrt or tensorrt-rtx.")
 @engine_options

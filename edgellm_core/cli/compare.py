@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--max-new-tokens", type=int, default=48, show_default=True, help="Most tokens of an answer.")
 @quantization_options
 @held_out_options
-@click.option("--verify", default="auto", show_default=True, help="auto, full, layers or off.")
+@click.option("--verify", default="full", show_default=True, help="full or off.")
 @scores_option
 @source_options
 @click.option("--max-memory", help="Budget of main memory, for example 8GiB.  [default: what is free]")

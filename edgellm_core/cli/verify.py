@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--source", help="The original model; by default the one that the bundle names.")
-@click.option(
-    "--verify", "requested", type=click.Choice(["auto", "full", "layers"]), default="auto", show_default=True,
-    help="Compare the whole model, or its first layers and the head.",
-)  # fmt: skip
-@click.option("--max-memory", metavar="SIZE", help="Budget of main memory for 'auto', for example 8GiB.")
+@click.option("--max-memory", metavar="SIZE", help="Budget of main memory, for example 8GiB.")
 @click.option(
     "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
 )
@@ -39,7 +35,6 @@ if TYPE_CHECKING:
 def verify(
     bundle: Path,
     source: str | None,
-    requested: str,
     max_memory: str | None,
     plugin_paths: tuple[Path, ...],
     trust_remote_code: bool,
@@ -57,7 +52,7 @@ def verify(
     loaded = load_bundle(bundle)
     opened = functools.partial(_open_source, loaded, source, trust_remote_code=trust_remote_code)
     with listening(as_json=as_json) as listener, stage_events("verify", listener) as report:
-        result, record = _compare(loaded, opened, requested, budget, plugin_paths, report)
+        result, record = _compare(loaded, opened, budget, plugin_paths, report)
     if loaded.manifest.verification.status == "skipped":
         write_manifest(loaded.directory, loaded.manifest.model_copy(update={"verification": record}))
     if as_json:
@@ -70,7 +65,6 @@ def verify(
 def _compare(
     bundle: Bundle,
     open_source: Callable[[Reporter], Checkpoint],
-    requested: str,
     max_memory: int | None,
     plugin_paths: tuple[Path, ...],
     report: Reporter,
@@ -80,7 +74,6 @@ def _compare(
     from edgellm_core.pipeline.twin import proof, stored_proof
     from edgellm_core.targets import find_target, load_class
     from edgellm_core.verification.gate import verify_graph
-    from edgellm_core.verification.mode import choose_mode
 
     manifest = bundle.manifest
     host = PluginHost.load(plugin_paths)
@@ -90,7 +83,6 @@ def _compare(
     if target.files_check:
         for note in load_class(target.files_check)(bundle.llm, checkpoint, selection.family):
             report.note(note)
-    mode = choose_mode(requested, checkpoint, manifest.compute_precision, max_memory=max_memory, report=report)
     if manifest.runtime is not None:
         prove_settings(checkpoint, manifest.runtime, bundle.model_path)
     result = verify_graph(
@@ -98,8 +90,8 @@ def _compare(
         checkpoint,
         selection.family,
         precision=manifest.compute_precision,
-        mode=mode,
         target=target,
+        max_memory=max_memory,
         report=report,
     )
     twin = stored_proof(checkpoint, selection) or proof(checkpoint, selection, host, report, one_token=False)

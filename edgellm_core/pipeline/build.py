@@ -253,20 +253,16 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
 
     def body(report: Reporter) -> dict[str, Any]:
         from edgellm_core.verification.gate import verify_graph
-        from edgellm_core.verification.mode import choose_mode
 
         _require_types(job, checkpoint, selection, export, report)
-        mode = choose_mode(
-            settings.verify, checkpoint, settings.compute_precision, max_memory=settings.max_memory, report=report
-        )
         result = verify_graph(
             export.model_path,
             checkpoint,
             selection.family,
             precision=settings.compute_precision,
             target=job.target,
-            mode=mode,
             tolerance=tolerance,
+            max_memory=settings.max_memory,
             report=report,
         )
         fields: dict[str, Any] = result.record().model_dump()

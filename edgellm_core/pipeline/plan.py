@@ -21,7 +21,7 @@ from edgellm_core.targets import find_target, require_precision
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgellm_core.checkpoint.preflight import Metadata, Summary
+    from edgellm_core.checkpoint.preflight import Metadata
     from edgellm_core.contract import Target
     from edgellm_core.host import Selection
     from edgellm_core.pipeline.settings import BuildSettings
@@ -89,7 +89,7 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     )
     traced = settings.use_cache and _is_traced(metadata, selection, settings)
     skipped = {
-        *_verifications_left_out(settings, summary),
+        *(("verify",) if settings.verify == "off" else ()),
         *(("engine",) if not _builds_engine(settings, target) else ()),
     }
     return Plan(
@@ -103,16 +103,6 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
         ),
         will_not_work=summary.will_not_work,
     )
-
-
-def _verifications_left_out(settings: BuildSettings, summary: Summary) -> tuple[str, ...]:
-    """Return the verification modes that the build would not take; ``auto`` takes the one that fits in memory."""
-    mode = settings.verify
-    if mode == "auto":
-        full = next((stage.ram for stage in summary.stages if stage.stage == "verify full"), 0)
-        mode = "full" if full <= (settings.max_memory or summary.ram_available) else "layers"
-    left_out = {"off": ("verify full", "verify layers"), "full": ("verify layers",), "layers": ("verify full",)}
-    return left_out[mode]
 
 
 def _is_traced(metadata: Metadata, selection: Selection, settings: BuildSettings) -> bool:

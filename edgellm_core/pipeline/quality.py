@@ -54,7 +54,7 @@ def measure(  # noqa: PLR0913  # each says what is compared, with what, or how
     key = digest_of(fingerprint, settings.quality_samples, settings.quality_length, code_digest())
 
     def body(report: Reporter) -> dict[str, Any]:
-        obstacle = find_obstacle(settings, original, model_path.parent)
+        obstacle = find_obstacle(original, model_path.parent)
         if obstacle:
             if settings.max_kl is not None:
                 raise QualityNotMeasurableError(*obstacle)
@@ -71,6 +71,7 @@ def measure(  # noqa: PLR0913  # each says what is compared, with what, or how
             target=target,
             folder=workspace.directory,
             max_kl=settings.max_kl,
+            max_memory=settings.max_memory,
             report=report,
         )
         fields: dict[str, Any] = record.model_dump()
@@ -112,17 +113,10 @@ def held_out_text(settings: BuildSettings, original: Checkpoint, llm: Path) -> C
     return text
 
 
-def find_obstacle(settings: BuildSettings, original: Checkpoint, llm: Path) -> tuple[str, str] | None:
+def find_obstacle(original: Checkpoint, llm: Path) -> tuple[str, str] | None:
     """Return why the quality can't be measured and what helps; None where it can."""
-    from edgellm_core.verification.mode import whole_model_fits
-
     if layout_of(original) is not None:
         return "the source is quantized already, so there is no original", "Leave --max-kl out."
     if not (llm / "tokenizer.json").is_file():
         return "the checkpoint has no tokenizer to read text with", "Leave --max-kl out."
-    if settings.verify == "layers":
-        return "--verify layers cuts the model", "Use --verify full, or leave --max-kl out."
-    fits, numbers = whole_model_fits(original, settings.compute_precision, max_memory=settings.max_memory)
-    if not fits and settings.verify != "full":
-        return f"the whole model {numbers}", "Raise --max-memory, use a larger machine, or leave --max-kl out."
     return None

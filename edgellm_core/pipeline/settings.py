@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 QUALITY_CHOICES: Final = ("auto", "on", "off")
 SCORE_CHOICES: Final = ("auto", "fp32")
-VERIFY_MODES: Final = ("auto", "full", "layers", "off")
+VERIFY_MODES: Final = ("full", "off")
 _UNITS: Final = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -28,7 +28,7 @@ class BuildSettings(QuantizationSettings):
         target: form of the graph.
         attention_scores: ``auto`` computes attention in the type of the graph, ``fp32`` in float32.
         full_depth: trace every layer instead of stamping.
-        verify: ``auto``, ``full``, ``layers`` or ``off``.
+        verify: ``full`` or ``off``.
         quality: whether to measure on held-out text what the precision costs: ``on``, ``off``, or ``auto`` for
             quantized builds and where there is a limit.
         quality_samples: samples of that text.
@@ -49,7 +49,7 @@ class BuildSettings(QuantizationSettings):
     target: str = "onnx"
     attention_scores: str = "auto"
     full_depth: bool = False
-    verify: str = "auto"
+    verify: str = "full"
     quality: str = "auto"
     quality_samples: int = 16
     quality_length: int = 512

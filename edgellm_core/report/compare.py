@@ -148,20 +148,37 @@ def _run_original(
     """Run the original on the held-out text and on the prompts, where it fits in memory."""
     from edgellm_core.report.answers import answer_with_original
     from edgellm_core.runtime.tokenizer import BundleTokenizer
-    from edgellm_core.verification.quality import whole_subject
-    from edgellm_core.verification.text_recording import loaded_original, record_text
+    from edgellm_core.verification.budget import whole_obstacle
+    from edgellm_core.verification.memory import free_weights
+    from edgellm_core.verification.quality import prove_on_text
+    from edgellm_core.verification.reference import load_reference
+    from edgellm_core.verification.text_recording import record_text
 
     first = settings.build_settings(bundle.manifest.precision)
-    obstacle = find_obstacle(first, original.checkpoint, bundle.llm)
+    obstacle = find_obstacle(original.checkpoint, bundle.llm)
     if obstacle:
         report.note(f"The quality is not measured: {obstacle[0]}.")
         return replace(original, not_measured=obstacle[0])
     text = held_out_text(first, original.checkpoint, bundle.llm)
-    subject = whole_subject(bundle.model_path, original.checkpoint, original.family, original.target)
+    proving = prove_on_text(
+        bundle.model_path,
+        original.checkpoint,
+        original.family,
+        target=original.target,
+        max_memory=first.max_memory,
+        report=report,
+    )
+    subject = proving.subject
     tokenizer = BundleTokenizer(bundle.llm)
     path = scratch / "original.f16"
-    with loaded_original(subject) as model:
-        recording = record_text(model, text.ids, path, directory=subject.directory, report=report)
+    recording = record_text(proving.original, proving.parts, text.ids, path, directory=subject.directory, report=report)
+    too_large = whole_obstacle(proving.original.weights, max_memory=first.max_memory)
+    del proving
+    answers: tuple[str, ...] = ()
+    if too_large:
+        report.note(f"The original does not answer: {too_large}.")
+    else:
+        model = load_reference(subject)
         answers = answer_with_original(
             model,
             tokenizer,
@@ -169,6 +186,7 @@ def _run_original(
             folder=original.checkpoint.directory,
             max_new_tokens=settings.max_new_tokens,
         )
+        free_weights(model)
     release_memory()
     return replace(original, reference=subject.reference, text=text, recording=recording, answers=answers)
 
@@ -199,18 +217,21 @@ def _with_weights(result: PrecisionResult, bundle: Bundle) -> PrecisionResult:
 def _with_quality(result: PrecisionResult, bundle: Bundle, original: Original, report: Reporter) -> PrecisionResult:
     if original.recording is None or original.text is None:
         return result
-    from edgellm_core.verification.quality import layer_errors, quality_record, score_graph, whole_subject
+    from edgellm_core.verification.quality import prove_on_text, quality_record, score_graph
 
-    subject = whole_subject(bundle.model_path, original.checkpoint, original.family, original.target)
-    score = score_graph(subject, original.recording, report)
+    proving = prove_on_text(
+        bundle.model_path, original.checkpoint, original.family, target=original.target, report=report
+    )
+    score, layer_errors = score_graph(proving, original.recording, report)
     record = quality_record(score, original.recording, original.text, reference=original.reference)
+    del proving
     release_memory()
     return replace(
         result,
         perplexity=record.perplexity,
         kl=record.kl,
         top1_agreement=record.top1_agreement,
-        layer_errors=tuple(layer_errors(subject, original.recording)),
+        layer_errors=tuple(layer_errors),
     )
 
 

@@ -66,17 +66,46 @@ def _raise_graph(graph: onnx.GraphProto, narrow: int) -> None:
 
 
 def _cast_initializers(graph: onnx.GraphProto, narrow: int) -> None:
-    """Rename each narrow initializer and let a Cast write its old name."""
+    """Rename each narrow initializer and let a Cast write its old name; of a table only the rows that are read."""
     from onnx import helper
 
-    casts = []
+    narrowed = {}
     for tensor in graph.initializer:
         if tensor.data_type == narrow:
             stored, tensor.name = tensor.name, f"{tensor.name}/{NAMES[narrow]}"
-            casts.append(helper.make_node("Cast", [tensor.name], [stored], name=f"{stored}/raise", to=FLOAT))
-    nodes = [*casts, *graph.node]
+            narrowed[stored] = tensor.name
+    nodes, whole = [], set()
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in narrowed:
+            result, node.output[0] = node.output[0], f"{node.output[0]}/{NAMES[narrow]}"
+            node.input[0] = narrowed[node.input[0]]
+            nodes += [node, helper.make_node("Cast", [node.output[0]], [result], name=f"{result}/raise", to=FLOAT)]
+        else:
+            whole.update(node.input)
+            nodes.append(node)
+    casts = [
+        helper.make_node("Cast", [name], [stored], name=f"{stored}/raise", to=FLOAT)
+        for stored, name in narrowed.items()
+        if stored in whole or _is_read_inside(stored, graph)
+    ]
+    kept = [*casts, *nodes]
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(kept)
+
+
+def _is_read_inside(name: str, graph: onnx.GraphProto) -> bool:
+    """Say whether a branch or body of a node reads a tensor of the graph around it, or the graph returns it."""
+    inner = [
+        part
+        for node in graph.node
+        for attribute in node.attribute
+        for part in ([attribute.g] if attribute.HasField("g") else list(attribute.graphs))
+    ]
+    if any(output.name == name for output in graph.output):
+        return True
+    return any(name in node.input for part in inner for node in part.node) or any(
+        _is_read_inside(name, part) for part in inner
+    )
 
 
 def _raise_value(value: onnx.ValueInfoProto, narrow: int) -> None:

@@ -38,6 +38,9 @@ E8M0_BIAS: Final = 127
 LAST: Final = -1
 """The last axis."""
 
+CONSTANT: Final = "expanded.constant."
+"""Beginning of the names of the constants of an expanded graph."""
+
 FLOAT, UINT8, INT32, INT64, FLOAT8E4M3FN, FLOAT4E2M1 = 1, 2, 6, 7, 17, 23
 """``onnx.TensorProto.DataType``."""
 
@@ -118,7 +121,7 @@ class _Writer:
         from onnx import helper
 
         values, shape = ([value], []) if isinstance(value, (int, float)) else (list(value), [len(value)])
-        name = f"expanded.constant.{data_type}.{value if len(values) < 8 else len(values)}"
+        name = f"{CONSTANT}{data_type}.{value if len(values) < 8 else len(values)}"
         self.constants.setdefault(name, helper.make_tensor(name, data_type, shape, values))
         return name
 

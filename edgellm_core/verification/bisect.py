@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgellm_core.memory import release_memory
-from edgellm_core.verification.cut import hidden_name, shown_names
-from edgellm_core.verification.memory import free_weights
-from edgellm_core.verification.reference import ReferenceRunner, load_reference, suitable_threads
-from edgellm_core.verification.synchronized import Synchronizer
+from edgellm_core.verification.graph_chain import GraphChain
+from edgellm_core.verification.original_chain import OriginalChain
+from edgellm_core.verification.segments import can_be_cut, hidden_name
 from edgellm_core.verification.tolerances import LOCAL_NOISE
 from edgellm_core.verification.weights import differing_weights
 
@@ -31,11 +30,11 @@ if TYPE_CHECKING:
 
     import torch
     from torch import nn
-    from transformers import PreTrainedModel
 
-    from edgellm_core.verification.cases import Logits, StepInputs
-    from edgellm_core.verification.session import Tensors
-    from edgellm_core.verification.subject import Subject
+    from edgellm_core.verification.cases import StepInputs
+    from edgellm_core.verification.gate import Proving
+    from edgellm_core.verification.graph_chain import GraphStep
+    from edgellm_core.verification.synchronized import Synchronizer
 
 EMBEDDING: Final = "the embedding"
 HEAD: Final = "the final norm or the head"
@@ -61,41 +60,29 @@ class Culprit:
     tensors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GraphStep:
-    """What the graph computed in one step: hidden states by name, float32 [batch, seq, …], and logits."""
-
-    inputs: StepInputs
-    hidden: Tensors
-    logits: Logits
-
-
-def find_culprit(subject: Subject, steps: Sequence[StepInputs]) -> Culprit | None:
+def find_culprit(proving: Proving, steps: Sequence[StepInputs]) -> Culprit | None:
     """Find the first part that diverges in the last of ``steps``, which run from an empty cache.
 
     Returns:
         None where the graph does not name its hidden states, or the original has no list of decoder layers.
     """
-    names = [hidden_name(layer) for layer in range(-1, subject.layers)]
-    if not shown_names(subject.graph.graph).issuperset(names):
+    subject, weights = proving.subject, proving.original.weights
+    if not weights.depth or not can_be_cut(subject.graph.graph, subject.depth):
         return None
-    synchronizer = Synchronizer(subject.rounding_points)
-    found = _run_graph(subject, steps, [*names, *synchronizer.points.values()])
+    names = [hidden_name(layer) for layer in range(-1, subject.depth)]
+    synchronizer = proving.original.synchronizer
+    points = list(synchronizer.points.values()) if synchronizer else []
+    graph = GraphChain(subject, [steps], proving.parts, shown=[*names, *points])
+    for index in range(len(proving.parts)):
+        graph.advance(index)
+    found = graph.steps[0]
+    del graph
     release_memory()
-    from edgellm_core.tracing.layers import find_stack
-
-    model = load_reference(subject, synchronizer)
-    path, layers = find_stack(model)
-    if not path:
-        return None
     first = _first_non_finite(found[-1], names)
     if first is not None:
-        tensors = _differing(subject, model, path, first)
-        culprit = Culprit(part=part_name(first, subject.layers), finite=False, tensors=tensors)
-    else:
-        culprit = _compare_parts(subject, model, path, layers, found, synchronizer)
-    free_weights(model)
-    return culprit
+        part = part_name(first, subject.depth)
+        return Culprit(part=part, finite=False, tensors=_differing(proving, first))
+    return _compare_parts(proving, found)
 
 
 def _first_non_finite(step: GraphStep, names: Sequence[str]) -> int | None:
@@ -103,6 +90,7 @@ def _first_non_finite(step: GraphStep, names: Sequence[str]) -> int | None:
     for layer, name in enumerate(names, -1):
         if not np.isfinite(step.hidden[name]).all():
             return layer
+    assert step.logits is not None  # for mypy: the last part was run
     return None if np.isfinite(step.logits[step.inputs.real]).all() else len(names) - 1
 
 
@@ -119,37 +107,39 @@ def choose_part(errors: Sequence[float]) -> int:
     return int(np.argmax(finite >= STANDS_OUT * finite.max()))
 
 
-def _run_graph(subject: Subject, steps: Sequence[StepInputs], names: Sequence[str]) -> list[GraphStep]:
-    session = subject.open_session(extra=names)
-    session.start(len(steps[0].input_ids))
-    found = []
-    for inputs in steps:
-        logits, hidden = session.run(inputs)
-        found.append(GraphStep(inputs=inputs, hidden=hidden, logits=logits))
-    return found
+def _compare_parts(proving: Proving, found: Sequence[GraphStep]) -> Culprit:
+    original, depth = proving.original, proving.subject.depth
+    synchronizer = original.synchronizer
+    errors = _LayerErrors(found)
 
+    def begin(place: tuple[int, int]) -> None:
+        errors.step = found[place[1]]
+        if synchronizer is not None:
+            synchronizer.begin(errors.step.hidden, errors.step.inputs.real)
 
-def _compare_parts(
-    subject: Subject,
-    model: PreTrainedModel,
-    path: str,
-    layers: nn.ModuleList,
-    found: Sequence[GraphStep],
-    synchronizer: Synchronizer,
-) -> Culprit:
-    runner = ReferenceRunner(model)
-    for step in found:
-        synchronizer.begin(step.hidden, step.inputs.real)
-        with _fed_by_graph(layers, step) as errors, suitable_threads(model):
-            logits = runner.run(step.inputs)
-        real = step.inputs.real
-        errors.append(_relative(step.logits[real], logits[real], logits[real]))
-    for layer in range(subject.layers + 1):
-        errors[layer + 1] = max(errors[layer + 1], _wrong_share(synchronizer, path, layer, subject.layers))
-    if max(errors) <= LOCAL_NOISE.get(subject.tolerance_row, 0.0):
-        return _search_weights(subject, model, path)
-    layer = choose_part(errors) - 1
-    return Culprit(part=part_name(layer, subject.layers), tensors=_differing(subject, model, path, layer))
+    if synchronizer is not None:
+        synchronizer.counts.clear()
+    plays = [[step.inputs for step in found]]
+    with (
+        errors.fed_by_graph(original.weights.layers),
+        OriginalChain(
+            original.weights, plays, proving.parts, make_cache=original.make_cache, before_step=begin
+        ) as chain,
+    ):
+        for index in range(len(proving.parts)):
+            chain.advance(index)
+        logits = chain.logits[0, len(found) - 1]
+    last = found[-1]
+    assert last.logits is not None  # for mypy: the last part was run
+    real = last.inputs.real
+    local = [*errors.last_step(), _relative(last.logits[real], logits[real], logits[real])]
+    if synchronizer is not None:
+        path = original.weights.path
+        local = [max(e, _wrong_share(synchronizer, path, layer, depth)) for layer, e in enumerate(local, -1)]
+    if max(local) <= LOCAL_NOISE.get(proving.subject.tolerance_row, 0.0):
+        return _search_weights(proving)
+    layer = choose_part(local) - 1
+    return Culprit(part=part_name(layer, depth), tensors=_differing(proving, layer))
 
 
 def _wrong_share(synchronizer: Synchronizer, path: str, layer: int, layers: int) -> float:
@@ -158,39 +148,39 @@ def _wrong_share(synchronizer: Synchronizer, path: str, layer: int, layers: int)
     return max((counts[place].share for place in counts if _is_of_part(place, path, layer, layers)), default=0.0)
 
 
-def _differing(subject: Subject, model: PreTrainedModel, path: str, layer: int) -> tuple[str, ...]:
-    names = [name for name in _initializers(subject) if _is_of_part(name, path, layer, subject.layers)]
-    return tuple(_differing_of(subject, model, names))
+def _differing(proving: Proving, layer: int) -> tuple[str, ...]:
+    path, depth = proving.original.weights.path, proving.subject.depth
+    names = [name for name in _initializers(proving) if _is_of_part(name, path, layer, depth)]
+    return tuple(_differing_of(proving, names, layer))
 
 
-def _differing_of(subject: Subject, model: PreTrainedModel, names: Sequence[str]) -> list[str]:
-    if subject.layout is None:
-        return differing_weights(subject.graph, subject.folder, model.state_dict(), names)
-    from edgellm_core.verification.quantized_weights import StoredTensors
-    from edgellm_core.verification.stored_weights import differing_stored, is_stored
+def _differing_of(proving: Proving, names: Sequence[str], layer: int) -> list[str]:
+    """Return those of the weights of one part that differ from the checkpoint's."""
+    subject, weights = proving.subject, proving.original.weights
+    with weights.state(layer) as state:
+        if subject.layout is None:
+            return differing_weights(subject.graph, subject.folder, state, names)
+        from edgellm_core.verification.stored_weights import differing_stored, is_stored
 
-    layout = subject.layout
-    plain = [name for name in names if not is_stored(name, layout)]
-    stored = StoredTensors(subject.tensors)
-    return [
-        *differing_weights(subject.graph, subject.folder, model.state_dict(), plain),
-        *differing_stored(subject.graph, subject.folder, stored, layout, names),
-    ]
+        plain = [name for name in names if not is_stored(name, subject.layout)]
+        return [
+            *differing_weights(subject.graph, subject.folder, state, plain),
+            *differing_stored(subject.graph, subject.folder, weights.stored, subject.layout, names),
+        ]
 
 
-def _search_weights(subject: Subject, model: PreTrainedModel, path: str) -> Culprit:
+def _search_weights(proving: Proving) -> Culprit:
     """Where no part stands out from rounding, look at all weights: one that is a little off does not stand out."""
-    tensors = _differing_of(subject, model, _initializers(subject))
-    if not tensors:
-        return Culprit(part="", within_rounding=True)
-    parts = range(-1, subject.layers + 1)
-    first = next(layer for layer in parts if any(_is_of_part(name, path, layer, subject.layers) for name in tensors))
-    own = tuple(name for name in tensors if _is_of_part(name, path, first, subject.layers))
-    return Culprit(part=part_name(first, subject.layers), tensors=own)
+    depth = proving.subject.depth
+    for layer in range(-1, depth):  # what lies outside of the layers counts for the embedding
+        tensors = _differing(proving, layer)
+        if tensors:
+            return Culprit(part=part_name(layer, depth), tensors=tensors)
+    return Culprit(part="", within_rounding=True)
 
 
-def _initializers(subject: Subject) -> list[str]:
-    return [tensor.name for tensor in subject.graph.graph.initializer]
+def _initializers(proving: Proving) -> list[str]:
+    return [tensor.name for tensor in proving.subject.graph.graph.initializer]
 
 
 def _is_of_part(name: str, path: str, layer: int, layers: int) -> bool:
@@ -200,49 +190,67 @@ def _is_of_part(name: str, path: str, layer: int, layers: int) -> bool:
     return not name.startswith(f"{path}.")
 
 
-@contextlib.contextmanager
-def _fed_by_graph(layers: nn.ModuleList, step: GraphStep) -> Iterator[list[float]]:
-    """Feed each layer of the original the graph's hidden state; collect the error of the embedding and each layer."""
-    import torch
+class _LayerErrors:
+    """Feeds each layer of the original the graph's hidden state, and collects the errors of embedding and layers.
 
-    errors: list[float] = []
-    real = step.inputs.real
-    hooks: list[torch.utils.hooks.RemovableHandle] = []
+    Attributes:
+        step: what the graph computed in the step that runs.
+    """
 
-    def enter(layer: int) -> Any:
-        given = step.hidden[hidden_name(layer - 1)]
+    def __init__(self, steps: Sequence[GraphStep]) -> None:
+        self.step = steps[0]
+        self._last = steps[-1]
+        self._errors: dict[int, float] = {}
+
+    def last_step(self) -> list[float]:
+        """Return the errors of the last step: the embedding's, then each layer's."""
+        return [self._errors[layer] for layer in sorted(self._errors)]
+
+    @contextlib.contextmanager
+    def fed_by_graph(self, layers: nn.ModuleList) -> Iterator[None]:
+        """Feed the layers in the body."""
+        hooks: list[torch.utils.hooks.RemovableHandle] = []
+        for index, layer in enumerate(layers):
+            hooks += [
+                layer.register_forward_pre_hook(self._enter(index), with_kwargs=True),
+                layer.register_forward_hook(self._leave(index)),
+            ]
+        try:
+            yield
+        finally:
+            for handle in hooks:
+                handle.remove()
+
+    def _note(self, layer: int, own: Any, before: Any) -> None:
+        if self.step is self._last:
+            real = self.step.inputs.real
+            given = self.step.hidden[hidden_name(layer)]
+            self._errors[layer] = _relative(given[real], own.numpy()[real], before[real])
+
+    def _enter(self, layer: int) -> Any:
+        import torch
 
         def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            given = self.step.hidden[hidden_name(layer - 1)]
             own = named["hidden_states"] if "hidden_states" in named else arguments[0]
             if layer == 0:
-                errors.append(_relative(given[real], own.numpy()[real], own.numpy()[real]))
+                self._note(-1, own, own.numpy())
             if "hidden_states" in named:
                 return arguments, {**named, "hidden_states": torch.from_numpy(given)}
             return (torch.from_numpy(given), *arguments[1:]), named
 
         return hook
 
-    def leave(layer: int) -> Any:
-        given, before = step.hidden[hidden_name(layer)], step.hidden[hidden_name(layer - 1)]
+    def _leave(self, layer: int) -> Any:
+        import torch
 
         def hook(_module: nn.Module, _arguments: Any, output: Any) -> Any:
             own = output[0] if isinstance(output, tuple) else output
-            errors.append(_relative(given[real], own.numpy()[real], before[real]))
-            fed = torch.from_numpy(given)
+            self._note(layer, own, self.step.hidden[hidden_name(layer - 1)])
+            fed = torch.from_numpy(self.step.hidden[hidden_name(layer)])
             return (fed, *output[1:]) if isinstance(output, tuple) else fed
 
         return hook
-
-    for index, layer in enumerate(layers):
-        hooks += [
-            layer.register_forward_pre_hook(enter(index), with_kwargs=True),
-            layer.register_forward_hook(leave(index)),
-        ]
-    try:
-        yield errors
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 def _relative(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> float:

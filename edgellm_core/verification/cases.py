@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,10 +18,10 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 
 DECODE_STEPS: Final = 16
-"""Greedy steps over the KV cache after the first prompt."""
+"""Steps of one token over the KV cache after the first prompt."""
 
 EXTRA_STEPS: Final = 4
-"""Greedy steps after a padded batch, a chunked prompt, or spread positions."""
+"""Steps of one token after a padded batch, a chunked prompt, or spread positions."""
 
 FARTHEST_POSITION: Final = 8192
 """Largest position of the case with spread positions; float32 angles stay exact to about 1e-3 there."""
@@ -36,16 +36,18 @@ class Case:
         prompts: index of the prompt of each row, from 0.
         rows: token ids of each row.
         chunks: new tokens of each step of the prefill; they add up to the longest row.
-        decode: greedy steps after it.
+        following: tokens that each row reads after it, one at a time; equally many in all rows.
         stride: distance of two positions.
+        layers: how many decoder layers are compared, by the hidden state after them; None for all, by the logits.
     """
 
     name: str
     prompts: tuple[int, ...]
     rows: tuple[Prompt, ...]
     chunks: tuple[int, ...]
-    decode: int = 0
+    following: tuple[Prompt, ...] = ()
     stride: int = 1
+    layers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,55 +75,25 @@ class StepInputs:
         return self.attention_mask[:, -seq:].astype(bool)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """One call with the original's answer.
-
-    Attributes:
-        inputs: what went in.
-        logits: for each row float32 [real positions, vocab].
-    """
-
-    inputs: StepInputs
-    logits: tuple[Logits, ...]
-
-
-@dataclass(kw_only=True, slots=True)
-class Recording:
-    """A case as the original ran it.
-
-    Attributes:
-        case: the case.
-        steps: its steps in order.
-    """
-
-    case: Case
-    steps: list[Step] = field(default_factory=list)
-
-    def label(self, step: int, row: int) -> str:
-        """Return check, step and prompt in words: ``'padded batch', decode step 2, prompt 4``."""
-        return f"{self.case.name!r}, {self.steps[step].inputs.label}, prompt {self.case.prompts[row] + 1}"
-
-
 def plan_cases(prompts: Sequence[Prompt], *, one_token: bool = False) -> list[Case]:
     """Return the cases, from the simplest to the most special, so that the first that fails tells the most.
 
-    Each prompt alone, the first followed by ``DECODE_STEPS`` steps; the shortest and the longest as a batch with left
-    padding; the longest in two chunks.
+    Each prompt alone, the first followed by ``DECODE_STEPS`` tokens one at a time; the shortest and the longest as a
+    batch with left padding; the longest in two chunks. The tokens that follow are those of another prompt: what is
+    compared at each of them is the whole distribution, whichever token is taken.
 
     Args:
         prompts: at least two, of different lengths.
-        one_token: the graph takes one token a step. It reads a prompt in chunks exactly as it reads it whole, so that
-            case is left out; some originals of such graphs don't carry their states from chunk to chunk (Mamba in
-            transformers 5.23).
+        one_token: the graph takes one token a step, so the original does too: the code that transformers has for one
+            token and that for many differ by more than rounding in some recurrent models (nemotron_h, zamba2).
     """
     cases = [
         Case(
             name="prompt alone",
             prompts=(index,),
             rows=(prompt,),
-            chunks=(len(prompt),),
-            decode=DECODE_STEPS if index == 0 else 0,
+            chunks=_chunks(len(prompt), 1, one_token=one_token),
+            following=(_following(prompts, index, DECODE_STEPS),) if index == 0 else (),
         )
         for index, prompt in enumerate(prompts)
     ]
@@ -129,23 +101,37 @@ def plan_cases(prompts: Sequence[Prompt], *, one_token: bool = False) -> list[Ca
     pair = by_length[0], by_length[-1]
     rows = prompts[pair[0]], prompts[pair[1]]
     length = len(rows[1])
-    cases.append(Case(name="padded batch", prompts=pair, rows=rows, chunks=(length,), decode=EXTRA_STEPS))
+    after = tuple(_following(prompts, index, EXTRA_STEPS) for index in pair)
+    cases.append(Case(name="padded batch", prompts=pair, rows=rows, chunks=(length,), following=after))
     if length > 3 and not one_token:
-        chunks = (length // 2, length - length // 2)
-        cases.append(Case(name="chunked prompt", prompts=pair[1:], rows=rows[1:], chunks=chunks, decode=EXTRA_STEPS))
+        chunks = _chunks(length, 2, one_token=False)
+        cases.append(Case(name="chunked prompt", prompts=pair[1:], rows=rows[1:], chunks=chunks, following=after[1:]))
     return cases
 
 
-def spread_case(prompts: Sequence[Prompt], *, context: int | None) -> Case | None:
-    """Return the case whose positions are spread over the context: the second shortest prompt, and decode steps.
+def _chunks(length: int, number: int, *, one_token: bool) -> tuple[int, ...]:
+    if one_token:
+        return (1,) * length
+    return (length,) if number == 1 else (length // 2, length - length // 2)
 
-    RoPE scaling changes frequencies that the few positions of a short prompt hardly turn. It is run on the first layers
-    only: so far from what a model was trained on, rounding grows through the layers (on SmolLM2-135M 25 times more than
-    in a prompt: 9e-5 in float32 and 4e-2 in float16 after 30 layers, 8e-7 and 5e-4 after two).
+
+def _following(prompts: Sequence[Prompt], index: int, count: int) -> Prompt:
+    """Return ``count`` tokens of the prompts after one, from the first on."""
+    others = [token for prompt in (*prompts[index + 1 :], *prompts[: index + 1]) for token in prompt]
+    return tuple(others[position % len(others)] for position in range(count))
+
+
+def spread_case(prompts: Sequence[Prompt], *, context: int | None, layers: int) -> Case | None:
+    """Return the case whose positions are spread over the context: the second shortest prompt.
+
+    RoPE scaling changes frequencies that the few positions of a short prompt hardly turn. It is compared after the
+    first layers: so far from what a model was trained on, rounding grows through the layers (on SmolLM2-135M 25 times
+    more than in a prompt: 9e-5 in float32 after 30 layers, 8e-7 after two).
 
     Args:
         prompts: at least two.
         context: longest sequence that the model was made for; None if unknown.
+        layers: decoder layers after which it is compared.
 
     Returns:
         None where the context is too short to spread anything.
@@ -160,9 +146,38 @@ def spread_case(prompts: Sequence[Prompt], *, context: int | None) -> Case | Non
         prompts=(index,),
         rows=(prompt,),
         chunks=(len(prompt),),
-        decode=EXTRA_STEPS,
+        following=(_following(prompts, index, EXTRA_STEPS),),
         stride=stride,
+        layers=layers,
     )
+
+
+def alone(case: Case) -> list[Case]:
+    """Return each row of a batch as a case of its own, token by token."""
+    return [
+        Case(
+            name=case.name,
+            prompts=(prompt,),
+            rows=(row,),
+            chunks=(1,) * len(row),
+            following=case.following[index : index + 1],
+            stride=case.stride,
+        )
+        for index, (prompt, row) in enumerate(zip(case.prompts, case.rows, strict=True))
+    ]
+
+
+def case_steps(case: Case) -> tuple[StepInputs, ...]:
+    """Return the steps of a case in order."""
+    steps = list(prefill_inputs(case))
+    for number in range(1, 1 + (len(case.following[0]) if case.following else 0)):
+        steps.append(decode_inputs(case, steps[-1], [tokens[number - 1] for tokens in case.following], number))
+    return tuple(steps)
+
+
+def label(case: Case, step: StepInputs, row: int) -> str:
+    """Return check, step and prompt in words: ``'padded batch', decode step 2, prompt 4``."""
+    return f"{case.name!r}, {step.label}, prompt {case.prompts[row] + 1}"
 
 
 def prefill_inputs(case: Case) -> Iterator[StepInputs]:
@@ -182,12 +197,12 @@ def prefill_inputs(case: Case) -> Iterator[StepInputs]:
 
 
 def decode_inputs(case: Case, previous: StepInputs, tokens: Sequence[int], number: int) -> StepInputs:
-    """Return the step that reads one chosen token for each row.
+    """Return the step that reads one token for each row.
 
     Args:
         case: the case.
         previous: the step before.
-        tokens: the original's greedy token of each row.
+        tokens: one of each row.
         number: number of the step, from 1.
     """
     ones = np.ones((len(tokens), 1), np.int64)

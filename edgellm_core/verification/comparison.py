@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from edgellm_core.verification.cases import Logits
+
+    Hidden = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +90,25 @@ def compare_row(name: RowName, wanted: Logits, found: Logits, *, tolerance: floa
         token_equal=not (chooses and differing[-1]),
         ties=ties,
         flips=int(differing.sum()) - ties,
+    )
+
+
+def compare_hidden(name: RowName, wanted: Hidden, found: Hidden) -> RowComparison:
+    """Compare the hidden states of one row, float32 [positions, …]; there are no tokens to choose among."""
+    finite = bool(np.isfinite(found).all())
+    scale = max(float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
+    return RowComparison(
+        case=name.case,
+        prompt=name.prompt,
+        step=name.step,
+        positions=len(wanted),
+        max_rel_err=float(np.abs(found - wanted).max()) / scale if finite else np.nan,
+        agreeing=len(wanted),
+        kl=0.0,
+        token=None,
+        token_equal=True,
+        ties=0,
+        flips=0,
     )
 
 

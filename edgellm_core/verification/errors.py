@@ -186,12 +186,21 @@ class ReferenceRunError(UserError):
         )
 
 
-class GraphNotCuttableError(EdgellmError):
-    """--verify layers can't cut the graph."""
+class ComparisonMemoryError(UserError):
+    """The comparison takes more memory than it may have."""
 
-    def __init__(self, reason: str) -> None:
-        """Say why not."""
-        super().__init__(f"--verify layers must cut the graph after its first layers; {reason}. Use --verify full.")
+    def __init__(self, what: str, needed: int, budget: int, *, reason: str = "", given: bool) -> None:
+        """Say what takes how much, of what, and what helps."""
+        kind, remedy = ("allowed", "Raise --max-memory") if given else ("free", "Use a larger machine")
+        why = f", since {reason}" if reason else ""
+        super().__init__(
+            f"The comparison with the original must hold {what} in memory{why}; that takes up to {_gib(needed)} of "
+            f"{_gib(budget)} {kind}. {remedy}, or build with --verify off to go without a comparison."
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
 class SourceDiffersError(UserError):

@@ -6,39 +6,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgellm_core.tracing.template import LayerNaming
-from edgellm_core.verification.bisect import find_culprit, part_name
+from edgellm_core.verification.bisect import find_culprit
+from edgellm_core.verification.cases import label
 from edgellm_core.verification.errors import (
-    ActivationRangeError,
     NonFiniteActivationsError,
     VerificationFailedError,
     rounding_explanation,
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from edgellm_core.verification.cases import Recording
     from edgellm_core.verification.comparison import RowComparison
-    from edgellm_core.verification.range_watch import Peak
-    from edgellm_core.verification.subject import Subject
+    from edgellm_core.verification.gate import Proving
+    from edgellm_core.verification.side_by_side import Recording
 
 
 def failed_row(
-    subject: Subject, recording: Recording, place: tuple[int, int], row: RowComparison, tolerance: float
+    proving: Proving, recording: Recording, place: tuple[int, int], row: RowComparison
 ) -> VerificationFailedError:
     """Return the error of a row of a step that differs.
 
     Args:
-        subject: what is compared.
-        recording: the case, up to the failing step at least.
+        proving: what is compared, and how.
+        recording: the case.
         place: step and row.
         row: the comparison that failed.
-        tolerance: what it had to keep.
     """
     step, index = place
-    check = recording.label(step, index)
-    culprit = find_culprit(subject, [one.inputs for one in recording.steps[: step + 1]])
+    subject, tolerance = proving.subject, proving.tolerance
+    check = label(recording.case, recording.steps[step], index)
+    culprit = find_culprit(proving, recording.steps[: step + 1])
     if np.isnan(row.max_rel_err):
         return NonFiniteActivationsError(
             check=check,
@@ -59,34 +55,21 @@ def failed_row(
 
 
 def failed_rounding(
-    subject: Subject, recording: Recording, place: str, share: float, *, max_rel_err: float, tolerance: float
+    proving: Proving, recording: Recording, place: str, share: float, max_rel_err: float
 ) -> VerificationFailedError:
     """Return the error of a place whose numbers the graph rounds otherwise.
 
     Args:
-        subject: what is compared.
-        recording: the case after which too many differed.
+        proving: what is compared, and how.
+        recording: a case that shows it.
         place: module of the layer, or name of the scale of a cache.
         share: share of its numbers that differ.
-        max_rel_err: largest error of the logits so far.
-        tolerance: largest that passes.
+        max_rel_err: largest error of the logits.
     """
-    culprit = find_culprit(subject, [step.inputs for step in recording.steps])
+    culprit = find_culprit(proving, recording.steps)
     problem = f"{share:.2%} of the numbers that {place!r} takes are rounded to others"
     named: dict[str, Any] = {"explanation": "What leads there differs"}
     if culprit is not None and not culprit.within_rounding:
         named = {"part": culprit.part, "tensors": culprit.tensors}
     check = repr(recording.case.name)
-    return VerificationFailedError(problem, check=check, max_rel_err=max_rel_err, tolerance=tolerance, **named)
-
-
-def out_of_range(
-    subject: Subject, model: PreTrainedModel, excess: Peak, check: str, tolerance: float
-) -> ActivationRangeError:
-    """Return the error of a value that float16 can't hold."""
-    from edgellm_core.tracing.layers import find_stack
-
-    path, _ = find_stack(model)
-    layer = LayerNaming(path).layer(f"{excess.module}.weight")
-    part = None if layer is None else part_name(layer, subject.layers)
-    return ActivationRangeError(excess, check=check, tolerance=tolerance, part=part)
+    return VerificationFailedError(problem, check=check, max_rel_err=max_rel_err, tolerance=proving.tolerance, **named)

@@ -1,50 +1,54 @@
-"""The parity gate: runs the original, then the graph, on the same prompts, and refuses a graph that differs."""
+"""The parity gate: runs original and graph on the same prompts, part by part, and refuses a graph that differs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgellm_core.bundle.manifest import VerificationRecord
-from edgellm_core.memory import release_memory
-from edgellm_core.settings import LARGEST_FP16
-from edgellm_core.verification.activation_range import watched_range
-from edgellm_core.verification.cases import DECODE_STEPS, plan_cases, spread_case
-from edgellm_core.verification.comparison import RowComparison, RowName, compare_row
-from edgellm_core.verification.failure import failed_row, out_of_range
-from edgellm_core.verification.memory import free_weights
+from edgellm_core.verification.budget import choose_parts
+from edgellm_core.verification.cases import DECODE_STEPS, label, plan_cases, spread_case
+from edgellm_core.verification.comparison import RowComparison, RowName, compare_hidden, compare_row
+from edgellm_core.verification.errors import ReferenceNotFiniteError
+from edgellm_core.verification.failure import failed_rounding, failed_row
+from edgellm_core.verification.float16_range import judge_range, watched_steps
+from edgellm_core.verification.original import Original, open_original
 from edgellm_core.verification.prompts import MOST_TOKENS, choose_prompts
-from edgellm_core.verification.quantized_gate import verify_quantized
-from edgellm_core.verification.reference import ReferenceRunner, load_reference, real_rows, record, suitable_threads
-from edgellm_core.verification.subject import Mode, Subject, make_subject
+from edgellm_core.verification.range_watch import RangeWatch
+from edgellm_core.verification.side_by_side import Recording, record_cases
+from edgellm_core.verification.subject import Subject, make_subject
 from edgellm_core.verification.tolerances import tolerance_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from transformers import PreTrainedModel
-
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.events import Reporter
-    from edgellm_core.verification.cases import Case, Recording
-    from edgellm_core.verification.session import GraphSession
+    from edgellm_core.verification.cases import Case
+    from edgellm_core.verification.errors import VerificationFailedError
+    from edgellm_core.verification.parts import Part
+    from edgellm_core.verification.prompts import Prompt
+
+FIRST_LAYERS = 2
+"""Fewest layers after which spread positions are compared: one whose input is the embedding and one whose input is
+another layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerificationResult:
-    """A comparison that passed, or that was switched off.
+    """A comparison that passed.
 
     Attributes:
-        mode: ``full``, ``layers`` or ``off``.
         reference: what the graph was compared with, in words.
         prompts: number of prompts.
         tolerance: largest ``max_rel_err`` that passes.
         rows: every row of every step.
     """
 
-    mode: Mode
     reference: str
     prompts: int
     tolerance: float
@@ -80,8 +84,6 @@ class VerificationResult:
 
     def record(self) -> VerificationRecord:
         """Return the record for the manifest."""
-        if self.mode == "off":
-            return VerificationRecord(status="skipped")
         return VerificationRecord(
             status="passed",
             reference=self.reference,
@@ -94,30 +96,47 @@ class VerificationResult:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proving:
+    """What is compared, and how.
+
+    Attributes:
+        subject: the graph and its original.
+        original: the original, ready to run.
+        parts: the parts in which they are compared.
+        tolerance: largest ``max_rel_err`` that passes.
+    """
+
+    subject: Subject
+    original: Original
+    parts: tuple[Part, ...]
+    tolerance: float
+
+
 def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or how
     model_path: Path,
     checkpoint: Checkpoint,
     family: ModelFamily,
     *,
     precision: str,
-    mode: Mode,
     target: Target | None = None,
     tolerance: float | None = None,
+    max_memory: int | None = None,
     report: Reporter,
 ) -> VerificationResult:
-    """Compare a bound graph with the original.
+    """Compare a bound graph with the original: every layer, from the embedding to the logits.
 
-    The original runs first and is freed before ONNX Runtime loads the graph; only logits stay in between.
+    Each part of the model is loaded alone, on both sides, and all prompts and steps go through it.
 
     Args:
         model_path: the graph; its data lies beside it.
         checkpoint: the original.
         family: its family.
         precision: precision of the graph; a quantized checkpoint says itself what it is.
-        mode: ``full``, ``layers`` (the first layers and the head), or ``off``.
         target: what the graph was lowered for; None for ``onnx``.
         tolerance: largest ``max_rel_err`` that passes; None for that of the precision.
-        report: told about progress, ties, and what could not be exercised.
+        max_memory: budget of main memory in bytes; None for what is free.
+        report: told about progress and ties.
 
     Raises:
         VerificationFailedError: the graph differs, naming the first part that does.
@@ -125,105 +144,99 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
         NonFiniteActivationsError: the graph yields NaN or infinity.
         ReferenceLoadError: transformers can't load the original.
         ReferenceNotFiniteError: the original itself yields NaN or infinity.
-        EdgellmError: the graph can't be cut, loaded or run.
+        ComparisonMemoryError: the comparison takes more memory than it may have.
+        EdgellmError: the graph can't be loaded or run.
     """
-    if mode == "off":
-        return VerificationResult(mode=mode, reference="", prompts=0, tolerance=tolerance or 0.0, rows=())
-    subject = make_subject(model_path, checkpoint, family, precision=precision, mode=mode, target=target)
-    limit = tolerance_of(subject.tolerance_row) if tolerance is None else tolerance
+    subject = make_subject(model_path, checkpoint, family, precision=precision, target=target)
+    original = open_original(subject)
+    proving = Proving(
+        subject=subject,
+        original=original,
+        parts=choose_parts(subject, original.weights, max_memory=max_memory, report=report),
+        tolerance=tolerance_of(subject.tolerance_row) if tolerance is None else tolerance,
+    )
+    prompts, cases = _plan(proving)
+    watch = RangeWatch() if subject.element_type == "fp16" else None
+    watched = watched_steps(subject, original.weights) if watch else []
+    recordings = record_cases(subject, original, cases, proving.parts, report, watch=watch, watched=watched)
+    if watch is not None:
+        judge_range(watch, subject, original.weights.path, proving.tolerance, report)
+    rows = _compare(proving, recordings)
+    result = VerificationResult(
+        reference=subject.reference, prompts=len(prompts), tolerance=proving.tolerance, rows=tuple(rows)
+    )
+    if result.ties:
+        report.note(
+            f"At {result.ties} of {sum(row.positions for row in rows)} positions the graph prefers another token whose "
+            f"logit in the original is within {proving.tolerance:g} of the largest: ties, which are let through."
+        )
+    return result
+
+
+def _plan(proving: Proving) -> tuple[tuple[Prompt, ...], list[Case]]:
+    subject = proving.subject
     text = subject.config.get_text_config()
     context: int | None = getattr(text, "max_position_embeddings", None)
     longest = max(1, context - DECODE_STEPS) if context else MOST_TOKENS
     prompts = choose_prompts(subject.directory, vocab_size=text.vocab_size, longest=longest)
     cases = plan_cases(prompts, one_token=subject.one_token)
-    rows = _verify(subject, cases, limit, report)
-    spread = spread_case(prompts, context=context)
-    if spread is not None:
-        release_memory()
-        first = make_subject(model_path, checkpoint, family, precision=precision, mode="layers", target=subject.target)
-        rows += _verify(first, [spread], limit, report)
-    result = VerificationResult(
-        mode=mode, reference=subject.reference, prompts=len(prompts), tolerance=limit, rows=tuple(rows)
-    )
-    if result.ties:
-        report.note(
-            f"At {result.ties} of {sum(row.positions for row in rows)} positions the graph prefers another token whose "
-            f"logit in the original is within {limit:g} of the largest: ties, which are let through."
-        )
-    return result
+    if proving.original.weights.depth and subject.names_hidden_states:
+        spread = spread_case(prompts, context=context, layers=_first_layers(proving))
+        cases += [spread] if spread is not None else []
+    return prompts, cases
 
 
-def _verify(subject: Subject, cases: Sequence[Case], limit: float, report: Reporter) -> list[RowComparison]:
-    """Run cases on the original, free it, and compare the graph with what it said; a quantized graph runs first."""
-    if subject.layout is not None:
-        return verify_quantized(subject, cases, limit, report)
-    model = load_reference(subject)
-    done = 0
+def _first_layers(proving: Proving) -> int:
+    """Return how many first layers hold every kind of layer, at least ``FIRST_LAYERS`` and at most all."""
+    from edgellm_core.tracing.layers import analyse_stack
 
-    def tell(case: Case) -> None:
-        nonlocal done
-        report.progress(done, 2 * len(cases), f"original: {case.name}")
-        done += 1
-
-    with suitable_threads(model):
-        recordings = record(model, cases, subject, tell)
-        if subject.precision == "fp16":
-            _check_range(subject, model, recordings, limit)
-    free_weights(model)
-    return _compare(subject, recordings, limit, report)
+    stack = analyse_stack(proving.original.weights.model, full_depth=False)
+    assert stack is not None  # for mypy: the layers are a list
+    return keep_every_kind(stack.kind_of)
 
 
-def _check_range(subject: Subject, model: PreTrainedModel, recordings: Sequence[Recording], limit: float) -> None:
-    """Refuse float16 where the original's values leave its range, on each prompt alone."""
-    runner = ReferenceRunner(model)
+def keep_every_kind(kind_of: Sequence[int]) -> int:
+    """Return the length of the shortest prefix with every kind, at least ``FIRST_LAYERS`` and at most all."""
+    newest = max(kind_of.index(kind) for kind in set(kind_of))
+    return min(len(kind_of), max(FIRST_LAYERS, newest + 1))
+
+
+def _compare(proving: Proving, recordings: Sequence[Recording]) -> list[RowComparison]:
+    """Compare all cases in order.
+
+    Raises:
+        VerificationFailedError: one differs.
+        ReferenceNotFiniteError: the original itself is not finite.
+    """
+    rows: list[RowComparison] = []
     for recording in recordings:
-        if len(recording.case.rows) > 1:  # what it computes at padding does not matter
-            continue
-        runner.start()
-        with watched_range(model, LARGEST_FP16) as found:
-            runner.run(recording.steps[0].inputs)
-        if found:
-            raise out_of_range(subject, model, found[0], recording.label(0, 0), limit)
-
-
-def _compare(
-    subject: Subject, recordings: Sequence[Recording], tolerance: float, report: Reporter
-) -> list[RowComparison]:
-    """Run the graph on every recorded step; stop at the first that fails."""
-    session: GraphSession | None = subject.open_session()
-    assert session is not None  # for mypy: it is dropped before the search
-    rows: list[RowComparison] = []
-    failed: tuple[Recording, int, int] | None = None
-    for number, recording in enumerate(recordings):
-        report.progress(len(recordings) + number, 2 * len(recordings), f"graph: {recording.case.name}")
-        compared = _compare_recording(session, recording, tolerance)
-        rows += compared
-        bad = next((index for index, row in enumerate(compared) if not row.passes(tolerance)), None)
-        if bad is not None:
-            step, row = divmod(bad, len(recording.case.rows))
-            failed = recording, step, row
-            break
-    report.progress(2 * len(recordings), 2 * len(recordings))
-    if failed is not None:
-        session = None
-        release_memory()
-        recording, step, row = failed
-        raise failed_row(subject, recording, (step, row), rows[-1], tolerance)
+        for step, row, wanted, found in recording.rows():
+            check = label(recording.case, recording.steps[step], row)
+            if not np.isfinite(wanted).all():
+                raise ReferenceNotFiniteError(proving.subject.directory, check)
+            compared = _compare_row(recording, step, row, wanted, found, proving.tolerance)
+            rows.append(compared)
+            if not compared.passes(proving.tolerance):
+                raise failed_row(proving, recording, (step, row), compared)
+    error = _wrong_rounding(proving, recordings[0], max(row.max_rel_err for row in rows))
+    if error is not None:
+        raise error
     return rows
 
 
-def _compare_recording(session: GraphSession, recording: Recording, tolerance: float) -> list[RowComparison]:
-    """Compare the steps of one case in order, up to and including the first row that fails."""
-    rows: list[RowComparison] = []
-    case = recording.case
-    session.start(len(case.rows))
-    for step in recording.steps:
-        logits, _ = session.run(step.inputs)
-        for prompt, wanted, found in zip(case.prompts, step.logits, real_rows(logits, step.inputs), strict=True):
-            if not len(wanted):  # a chunk that holds only this row's padding
-                continue
-            name = RowName(case.name, prompt, step.inputs.label)
-            rows.append(compare_row(name, wanted, found, tolerance=tolerance, chooses=step.inputs.chooses))
-            if not rows[-1].passes(tolerance):
-                return rows
-    return rows
+def _compare_row(
+    recording: Recording, step: int, row: int, wanted: np.ndarray, found: np.ndarray, tolerance: float
+) -> RowComparison:
+    case, inputs = recording.case, recording.steps[step]
+    name = RowName(case.name, case.prompts[row], inputs.label)
+    if case.layers is not None:
+        return compare_hidden(name, wanted, found)
+    return compare_row(name, wanted, found, tolerance=tolerance, chooses=inputs.chooses)
+
+
+def _wrong_rounding(proving: Proving, recording: Recording, max_rel_err: float) -> VerificationFailedError | None:
+    synchronizer = proving.original.synchronizer
+    place = synchronizer.first_wrong() if synchronizer else None
+    if synchronizer is None or place is None:
+        return None
+    return failed_rounding(proving, recording, place, synchronizer.counts[place].share, max_rel_err)

@@ -11,22 +11,20 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgellm_core.bundle.manifest import QualityRecord
-from edgellm_core.memory import release_memory
+from edgellm_core.verification.budget import choose_parts
 from edgellm_core.verification.comparison import log_softmax
-from edgellm_core.verification.cut import hidden_name, shown_names
 from edgellm_core.verification.errors import GraphNotFiniteError
+from edgellm_core.verification.graph_chain import GraphChain
+from edgellm_core.verification.original import open_original
+from edgellm_core.verification.parts import EMBEDDING
+from edgellm_core.verification.segments import hidden_name, shown_names
 from edgellm_core.verification.subject import Subject, make_subject
-from edgellm_core.verification.text_recording import (
-    TextRecording,
-    loaded_original,
-    record_text,
-    text_inputs,
-)
+from edgellm_core.verification.text_recording import TextRecording, record_text, text_inputs
 
 if TYPE_CHECKING:
     from edgellm_core.calibration.data import CalibrationSet
@@ -34,6 +32,10 @@ if TYPE_CHECKING:
     from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.events import Reporter
     from edgellm_core.verification.cases import Ids, Logits
+    from edgellm_core.verification.original import Original
+    from edgellm_core.verification.parts import Part
+
+    Hidden = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,60 +77,91 @@ def score_text(wanted: Logits, found: Logits, *, best: Ids, following: Ids) -> T
     return TextScore(positions=len(found), log_likelihood=log_likelihood, kl=kl, agreeing=agreeing)
 
 
-def whole_subject(
-    model_path: Path, checkpoint: Checkpoint, family: ModelFamily, target: Target | None = None
-) -> Subject:
-    """Return a graph and its original whole, the original with unrounded weights.
+@dataclass(frozen=True, kw_only=True)
+class TextProving:
+    """A graph, the original with unrounded weights, and the parts in which they run on a text.
+
+    Attributes:
+        subject: the graph and its original.
+        original: the original.
+        parts: the parts.
+    """
+
+    subject: Subject
+    original: Original
+    parts: tuple[Part, ...]
+
+
+def prove_on_text(  # each says what is compared, with what, or how
+    model_path: Path,
+    checkpoint: Checkpoint,
+    family: ModelFamily,
+    *,
+    target: Target | None = None,
+    max_memory: int | None = None,
+    report: Reporter,
+) -> TextProving:
+    """Return a graph and its original, with unrounded weights.
 
     Args:
         model_path: the bound graph.
         checkpoint: the source that was quantized or rounded, not what came out of it.
         family: its family.
         target: what the graph was lowered for; None for ``onnx``.
+        max_memory: budget of main memory in bytes; None for what is free.
+        report: told where the model can't be run part by part.
     """
-    return make_subject(model_path, checkpoint, family, precision="fp32", mode="full", target=target)
+    subject = make_subject(model_path, checkpoint, family, precision="fp32", target=target)
+    original = open_original(subject)
+    parts = choose_parts(subject, original.weights, max_memory=max_memory, report=report)
+    return TextProving(subject=subject, original=original, parts=parts)
 
 
-def score_graph(subject: Subject, recording: TextRecording, report: Reporter) -> TextScore:
+def score_graph(proving: TextProving, recording: TextRecording, report: Reporter) -> tuple[TextScore, list[float]]:
     """Run the graph on the recorded text.
+
+    Returns:
+        The sums over the text, and how far each hidden state of the first sample is from the original's: before the
+        first decoder layer, then after each, the mean of ``‖graph - original‖ / ‖original‖``; empty where graph or
+        original do not show their hidden states.
 
     Raises:
         GraphNotFiniteError: its logits are not finite.
         EdgellmError: it can't be loaded or run.
     """
-    session = subject.open_session()
     ids = recording.ids
     score = TextScore(positions=0, log_likelihood=0.0, kl=0.0, agreeing=0)
-    for sample in range(len(ids)):
-        report.progress(len(ids) + sample, 2 * len(ids), "graph on held-out text")
-        session.start(1)
-        logits = session.run(text_inputs(ids, sample))[0][0, :-1]
-        if not np.isfinite(logits).all():
+
+    def receive(place: tuple[int, int], logits: Logits) -> None:
+        nonlocal score
+        sample = place[0]
+        found = logits[0, :-1]
+        if not np.isfinite(found).all():
             raise GraphNotFiniteError(sample + 1)
         wanted = recording.log_probabilities(sample)
-        score += score_text(wanted, logits, best=recording.best[sample], following=ids[sample, 1:])
-    return score
+        score += score_text(wanted, found, best=recording.best[sample], following=ids[sample, 1:])
+
+    names = [hidden_name(layer) for layer in range(EMBEDDING, len(recording.hidden) + EMBEDDING)]
+    if not shown_names(proving.subject.graph.graph).issuperset(names):
+        names = []
+    plays = [(text_inputs(ids, sample),) for sample in range(len(ids))]
+    graph = GraphChain(proving.subject, plays, proving.parts, shown=names, shown_plays=1)
+    for index, part in enumerate(proving.parts):
+        report.progress(
+            len(proving.parts) + index,
+            2 * len(proving.parts),
+            f"graph on held-out text, {part.in_words(proving.subject.depth)}",
+        )
+        graph.advance(index, receive)
+    shown = graph.steps[0][0].hidden
+    return score, [_mean_error(shown[name][0], own) for name, own in zip(names, recording.hidden, strict=False)]
 
 
-def layer_errors(subject: Subject, recording: TextRecording) -> list[float]:
-    """Return how far each hidden state is from the original's: before the first decoder layer, then after each.
-
-    Each number is the mean over the first sample of ``‖graph - original‖ / ‖original‖``; empty where graph or original
-    do not show their hidden states.
-    """
-    names = [hidden_name(layer) for layer in range(-1, len(recording.hidden) - 1)]
-    if not names or not shown_names(subject.graph.graph).issuperset(names):
-        return []
-    session = subject.open_session(extra=names)
-    session.start(1)
-    _, shown = session.run(text_inputs(recording.ids, 0))
-    errors = []
-    for name, wanted in zip(names, recording.hidden, strict=True):
-        reference = wanted.reshape(len(wanted), -1).astype(np.float64)
-        difference = shown[name][0].reshape(len(wanted), -1) - reference
-        norms = np.maximum(np.linalg.norm(reference, axis=1), np.finfo(np.float64).tiny)
-        errors.append(float((np.linalg.norm(difference, axis=1) / norms).mean()))
-    return errors
+def _mean_error(found: Hidden, wanted: Hidden) -> float:
+    reference = wanted.reshape(len(wanted), -1).astype(np.float64)
+    difference = found.reshape(len(wanted), -1) - reference
+    norms = np.maximum(np.linalg.norm(reference, axis=1), np.finfo(np.float64).tiny)
+    return float((np.linalg.norm(difference, axis=1) / norms).mean())
 
 
 def quality_record(
@@ -156,9 +189,10 @@ def measure_quality(  # noqa: PLR0913  # each says what is compared, with what, 
     target: Target | None = None,
     folder: Path,
     max_kl: float | None = None,
+    max_memory: int | None = None,
     report: Reporter,
 ) -> QualityRecord:
-    """Compare a graph with its original on a text; the original runs first and is freed before the graph is loaded.
+    """Compare a graph with its original on a text, part by part: the original first, then the graph.
 
     Args:
         model_path: the bound graph; its data lies beside it.
@@ -168,16 +202,17 @@ def measure_quality(  # noqa: PLR0913  # each says what is compared, with what, 
         target: what the graph was lowered for; None for ``onnx``.
         folder: where the original's distributions are kept meanwhile.
         max_kl: the limit, for the record; the caller compares.
+        max_memory: budget of main memory in bytes; None for what is free.
         report: told the progress.
 
     Raises:
         EdgellmError: original or graph can't be loaded or run, or are not finite.
     """
-    subject = whole_subject(model_path, checkpoint, family, target)
+    proving = prove_on_text(model_path, checkpoint, family, target=target, max_memory=max_memory, report=report)
     with tempfile.TemporaryDirectory(dir=folder, prefix="quality-") as scratch:
         path = Path(scratch) / "original.f16"
-        with loaded_original(subject) as model:
-            recording = record_text(model, text.ids, path, directory=checkpoint.directory, report=report)
-        release_memory()
-        score = score_graph(subject, recording, report)
-    return quality_record(score, recording, text, reference=subject.reference, max_kl=max_kl)
+        recording = record_text(
+            proving.original, proving.parts, text.ids, path, directory=checkpoint.directory, report=report
+        )
+        score, _ = score_graph(proving, recording, report)
+    return quality_record(score, recording, text, reference=proving.subject.reference, max_kl=max_kl)

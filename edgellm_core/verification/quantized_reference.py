@@ -15,10 +15,12 @@ from edgellm_core.verification.dequantize import rounded
 from edgellm_core.verification.errors import ReferenceLoadError
 from edgellm_core.verification.input_rounding import input_transform, static_rounding
 from edgellm_core.verification.quantized_weights import KV_SCALES
+from edgellm_core.verification.reference import ELEMENT_TYPES
 from edgellm_core.verification.rounding_points import KV_SCALE
+from edgellm_core.verification.scale_range import require_scales_that_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -48,40 +50,39 @@ def own_head(config: PreTrainedConfig, model: PreTrainedModel, layout: Quantizat
     return config
 
 
-def compared_tensors(model: PreTrainedModel, subject: Subject) -> list[str]:
-    """Return the names of the checkpoint's tensors without those of layers that a cut model lacks."""
-    path, _ = find_stack(model)
-    return [name for name in subject.tensors if not _is_cut_off(name, path, subject.layers)]
-
-
 def install_rounding(
     model: PreTrainedModel,
     subject: Subject,
     stored: StoredTensors,
-    scale_type: torch.dtype,
     synchronizer: Synchronizer,
-) -> None:
+) -> Callable[[], DynamicCache] | None:
     """Round inputs of quantized layers, keys and values before they enter the cache, and embeddings from a table.
 
     Args:
         model: the original.
         subject: what is compared.
         stored: its tensors.
-        scale_type: type that scales are rounded to.
         synchronizer: sees, and may replace, every rounded number.
+
+    Returns:
+        What makes a cache that rounds; None where keys and values are not rounded.
 
     Raises:
         ReferenceLoadError: transformers has no linear layer of that name, or a scale is missing.
+        ScaleRangeError: the graph is float16, which can't hold a scale.
         RoundingReferenceMissingError: ModelOpt is not installed and would have to round.
     """
     assert subject.layout is not None  # for mypy
+    exact = subject.target.exact_cache_scales
+    scale_type: torch.dtype = getattr(torch, ELEMENT_TYPES[subject.element_type])
+    if scale_type == torch.float16:
+        kept = KV_SCALES if exact else ()
+        require_scales_that_fit(subject.layout, stored, [name for name in subject.tensors if not name.endswith(kept)])
     modules = dict(model.named_modules())
-    path, layers = find_stack(model)
+    _, layers = find_stack(model)
     if EMBEDS in subject.rounding_points:
         layers[0].register_forward_pre_hook(_embedded(scale_type, synchronizer), with_kwargs=True)
     for name, form in subject.layout.linears.items():
-        if _is_cut_off(name, path, subject.layers):
-            continue
         transform = input_transform(form, stored.of_linear(name, form, weight=False), scale_type)
         if transform is None:
             continue
@@ -89,16 +90,10 @@ def install_rounding(
         if not isinstance(module, nn.Linear):
             raise ReferenceLoadError(subject.directory, f"it has no linear layer {name!r} whose input could be rounded")
         module.register_forward_pre_hook(_hook(name, transform, synchronizer))
-    if subject.layout.kv_cache is not None:
-        exact = subject.target.exact_cache_scales
-        roundings = _kv_roundings(subject, stored, torch.float32 if exact else scale_type)
-        model.register_forward_pre_hook(_with_cache(model, roundings, synchronizer), with_kwargs=True)
-
-
-def _is_cut_off(name: str, path: str, layers: int) -> bool:
-    """Return whether a layer belongs to a decoder layer that the cut model lacks."""
-    number = name.removeprefix(f"{path}.").split(".")[0]
-    return bool(path) and name.startswith(f"{path}.") and int(number) >= layers
+    if subject.layout.kv_cache is None:
+        return None
+    roundings = _kv_roundings(subject, stored, torch.float32 if exact else scale_type)
+    return lambda: RoundedCache(model.config, roundings, synchronizer)
 
 
 def _hook(place: str, transform: Rounding, synchronizer: Synchronizer) -> Any:
@@ -151,20 +146,11 @@ def _kv_roundings(subject: Subject, stored: StoredTensors, scale_type: torch.dty
     found: dict[tuple[int, str], tuple[str, Rounding]] = {}
     for name in subject.tensors:
         match = KV_SCALE.fullmatch(name)
-        if match and int(match["layer"]) < subject.layers:
+        if match:
             scale = rounded(stored.read(name), scale_type).reshape(())
             found[int(match["layer"]), match["kind"]] = name, static_rounding(True, scale)
-    for layer in range(subject.layers):
+    for layer in range(subject.depth):
         for suffix in KV_SCALES:
             if (layer, suffix[0]) not in found:
                 raise ReferenceLoadError(subject.directory, f"missing {suffix} of decoder layer {layer}")
     return found
-
-
-def _with_cache(model: PreTrainedModel, roundings: CacheRoundings, synchronizer: Synchronizer) -> Any:
-    def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        if named.get("past_key_values") is None:
-            named = {**named, "past_key_values": RoundedCache(model.config, roundings, synchronizer)}
-        return arguments, named
-
-    return before

@@ -56,20 +56,24 @@ class StoredTensors:
 class LazyWeight:
     """One weight, made when it is indexed, as transformers indexes a slice of a safetensors file."""
 
-    def __init__(self, stored: StoredTensors, name: str, form: LinearFormat | None, scale_type: torch.dtype) -> None:
+    def __init__(
+        self, stored: StoredTensors, name: str, form: LinearFormat | None, scale_type: torch.dtype | None
+    ) -> None:
         self._stored, self._name, self._form, self._scale_type = stored, name, form, scale_type
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        """Return the weight, float32 where it is a floating-point number."""
+        """Return the weight; float32 where it is a floating-point number that is rounded."""
         return self._made()[index]
 
     def _made(self) -> torch.Tensor:
-        if self._form is not None:
+        if self._form is not None and self._scale_type is not None:
             module = self._name.removesuffix(".weight")
             parts = self._stored.of_linear(module, self._form, weight=True)
             return dequantize(self._form, parts, self._scale_type)
         tensor = self._stored.read(self._name)
-        return rounded(tensor, self._scale_type) if tensor.is_floating_point() else tensor
+        if self._scale_type is None or not tensor.is_floating_point():
+            return tensor
+        return rounded(tensor, self._scale_type)
 
 
 def lazy_state(

@@ -58,11 +58,15 @@ class RangeWatch:
     """Collects the largest values of everything that runs while it watches, over any number of modules and calls.
 
     Layers may be watched one at a time, loaded and freed in between; only numbers are kept.
+
+    Attributes:
+        limit: value beyond which they are told.
+        active: whether what runs is looked at.
     """
 
     def __init__(self, limit: float = LARGEST_FP16) -> None:
         """Watch for values beyond ``limit``."""
-        self.limit = limit
+        self.limit, self.active = limit, True
         self._largest: dict[tuple[str, Side], float] = {}
         self._beyond: dict[tuple[str, Side], None] = {}  # in order of execution
         self._running: list[tuple[str, nn.Module]] = []
@@ -92,7 +96,18 @@ class RangeWatch:
 
     @contextlib.contextmanager
     def watching(self, module: nn.Module, path: str = "") -> Iterator[RangeWatch]:
-        """Watch the forward passes of a module that run in the body.
+        """Watch the forward passes of a module that run in the body, in this thread.
+
+        Args:
+            module: the model, or a part of it.
+            path: path of the part in the model, for example ``model.layers.3``.
+        """
+        with self.hooked(module, path), self.calls():
+            yield self
+
+    @contextlib.contextmanager
+    def hooked(self, module: nn.Module, path: str = "") -> Iterator[RangeWatch]:
+        """Watch the modules under a module in the body, whatever thread runs them, but not their function calls.
 
         Args:
             module: the model, or a part of it.
@@ -112,12 +127,15 @@ class RangeWatch:
                 handles.append(part.register_forward_hook(makes))
             handles.append(part.register_forward_hook(self._leave))
         try:
-            with CallWatch(self._see_call, self._see_scores):
-                yield self
+            yield self
         finally:
             self._running.clear()
             for handle in handles:
                 handle.remove()
+
+    def calls(self) -> CallWatch:
+        """Return a context that watches the function calls of its body, in the thread that enters it."""
+        return CallWatch(self._see_call, self._see_scores)
 
     def _enter(self, path: str, module: nn.Module, _given: Any) -> None:
         self._running.append((path, module))
@@ -154,6 +172,8 @@ class RangeWatch:
                     self._note((path, side), max(-low, high))
 
     def _note(self, place: tuple[str, Side], largest: float) -> None:
+        if not self.active:
+            return
         self._largest[place] = max(largest, self._largest.get(place, 0.0))
         if largest > self.limit:
             self._beyond.setdefault(place)

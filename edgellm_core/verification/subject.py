@@ -1,18 +1,16 @@
-"""What is compared with what: a graph and its original, both whole or both cut to their first layers."""
+"""What is compared with what: a graph and its original."""
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from edgellm_core.targets import load_class
 from edgellm_core.targets.onnx import OnnxTarget
+from edgellm_core.verification.segments import can_be_cut
 from edgellm_core.verification.tolerances import QUANTIZED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import onnx
@@ -22,15 +20,9 @@ if TYPE_CHECKING:
     from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.quantization.layout import QuantizationLayout
-    from edgellm_core.verification.session import GraphSession
-
-Mode = Literal["full", "layers", "off"]
 
 PRECISIONS: Final = {1: "fp32", 10: "fp16", 16: "bf16"}
 """``onnx.TensorProto.DataType`` → precision."""
-
-LEAST_LAYERS: Final = 2
-"""Fewest layers of ``--verify layers``: one whose input is the embedding and one whose input is another layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +33,8 @@ class Subject:
         graph: the graph without its external data.
         folder: where the external data lies.
         directory: the original checkpoint.
-        config: transformers config of the original, cut like the graph.
-        whole_config: that config, not cut.
+        config: transformers config of the original.
         precision: precision of the graph.
-        layers: decoder layers that are compared.
-        depth: decoder layers of the whole model.
         tensors: tensors of the original.
         layout: what of the original is quantized; None for nothing.
         target: what the graph was lowered for.
@@ -56,24 +45,14 @@ class Subject:
     target: Target = field(default_factory=OnnxTarget)
     directory: Path
     config: PreTrainedConfig
-    whole_config: PreTrainedConfig
     precision: str
-    layers: int
-    depth: int
     tensors: TensorIndex = field(default_factory=dict)
     layout: QuantizationLayout | None = None
 
-    def open_session(self, *, extra: Sequence[str] = ()) -> GraphSession:
-        """Load the graph, its types raised to float32, into what executes graphs of its target.
-
-        Args:
-            extra: names of further tensors to show.
-
-        Raises:
-            EdgellmError: it can't be loaded.
-        """
-        session: type[GraphSession] = load_class(self.target.graph_session)
-        return session(self.graph, self.folder, extra=extra, widened=True)
+    @property
+    def depth(self) -> int:
+        """Number of decoder layers."""
+        return int(self.config.get_text_config().num_hidden_layers)
 
     @property
     def element_type(self) -> str:
@@ -95,6 +74,11 @@ class Subject:
         return rounding_points(self.graph, self.layout, self.tensors) if self.layout else {}
 
     @property
+    def names_hidden_states(self) -> bool:
+        """Whether the graph names the hidden states between its layers."""
+        return can_be_cut(self.graph.graph, self.depth)
+
+    @property
     def one_token(self) -> bool:
         """Whether the graph takes one token a step."""
         ids = [value for value in self.graph.graph.input if value.name == "input_ids"]
@@ -108,8 +92,6 @@ class Subject:
         from edgellm_core.tracing.weightless import causal_lm_class
 
         parts = [f"transformers {transformers.__version__} {causal_lm_class(self.config).__name__} in float32"]
-        if self.layers < self.depth:
-            parts.append(f"first {self.layers} of {self.depth} layers + head")
         if self.layout is not None:
             parts.append(self._quantized_reference(self.layout))
         elif self.precision != "fp32":
@@ -136,13 +118,7 @@ class Subject:
 
 
 def make_subject(
-    model_path: Path,
-    checkpoint: Checkpoint,
-    family: ModelFamily,
-    *,
-    precision: str,
-    mode: Mode,
-    target: Target | None = None,
+    model_path: Path, checkpoint: Checkpoint, family: ModelFamily, *, precision: str, target: Target | None = None
 ) -> Subject:
     """Return what is to be compared.
 
@@ -151,82 +127,25 @@ def make_subject(
         checkpoint: the original.
         family: its family, which may adapt the config.
         precision: precision of the graph.
-        mode: ``layers`` cuts both to the first layers.
         target: what the graph was lowered for; None for ``onnx``.
 
     Raises:
-        GraphNotCuttableError: ``layers``, and the graph or model can't be cut.
         UserError: transformers can't read the config.
     """
     import onnx
 
     from edgellm_core.quantization.layout import read_layout
     from edgellm_core.tracing.configuration import load_config
-    from edgellm_core.verification.cut import cut_after
 
-    graph = onnx.load(str(model_path), load_external_data=False)
-    config = load_config(
-        checkpoint.directory, checkpoint.config, family, trust_remote_code=checkpoint.trust_remote_code
-    )
-    whole_config = config
-    depth = int(config.get_text_config().num_hidden_layers)
-    layers = depth
-    if mode == "layers":
-        layers = layers_to_keep(config)
-        if layers < depth:
-            graph = cut_after(graph, layers, depth)
-            config = cut_config(config, layers)
     return Subject(
-        graph=graph,
+        graph=onnx.load(str(model_path), load_external_data=False),
         folder=model_path.parent,
         target=target or OnnxTarget(),
         directory=checkpoint.directory,
-        config=config,
-        whole_config=whole_config,
+        config=load_config(
+            checkpoint.directory, checkpoint.config, family, trust_remote_code=checkpoint.trust_remote_code
+        ),
         precision=precision,
-        layers=layers,
-        depth=depth,
         tensors=checkpoint.tensors,
         layout=read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors),
     )
-
-
-def layers_to_keep(config: PreTrainedConfig) -> int:
-    """Return how many first layers hold every kind of layer, at least ``LEAST_LAYERS`` and at most all.
-
-    Raises:
-        GraphNotCuttableError: the model has no list of decoder layers.
-    """
-    import torch
-
-    from edgellm_core.tracing.layers import analyse_stack
-    from edgellm_core.tracing.weightless import build_weightless
-    from edgellm_core.verification.errors import GraphNotCuttableError
-
-    stack = analyse_stack(build_weightless(copy.deepcopy(config), torch.float32), full_depth=False)
-    if stack is None:
-        reason = "the model has no list of decoder layers"
-        raise GraphNotCuttableError(reason)
-    return keep_every_kind(stack.kind_of)
-
-
-def keep_every_kind(kind_of: Sequence[int]) -> int:
-    """Return the length of the shortest prefix with every kind, at least ``LEAST_LAYERS`` and at most all."""
-    newest = max(kind_of.index(kind) for kind in set(kind_of))
-    return min(len(kind_of), max(LEAST_LAYERS, newest + 1))
-
-
-def cut_config(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """Return a copy for the first ``layers`` layers; every list with one entry a layer is cut too."""
-    cut = copy.deepcopy(config)
-    parts: list[Any] = [cut]
-    if cut.get_text_config() is not cut:
-        parts.append(cut.get_text_config())
-    depth = parts[-1].num_hidden_layers
-    for part in parts:
-        for name, value in list(vars(part).items()):
-            if isinstance(value, (list, tuple)) and len(value) == depth:
-                setattr(part, name, value[:layers])
-        if getattr(part, "num_hidden_layers", None) == depth:
-            part.num_hidden_layers = layers
-    return cut

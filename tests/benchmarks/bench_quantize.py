@@ -37,10 +37,11 @@ from edgellm_core.registry import ModelRegistry
 from edgellm_core.report.linear_weights import linear_weights
 from edgellm_core.runtime.tokenizer import BundleTokenizer
 from edgellm_core.verification.input_rounding import input_transform
-from edgellm_core.verification.quality import TextScore, score_graph, score_text, whole_subject
+from edgellm_core.verification.memory import free_weights
+from edgellm_core.verification.quality import TextProving, TextScore, prove_on_text, score_graph, score_text
 from edgellm_core.verification.quantized_weights import StoredTensors
-from edgellm_core.verification.reference import ReferenceRunner
-from edgellm_core.verification.text_recording import loaded_original, record_text, text_inputs
+from edgellm_core.verification.reference import ReferenceRunner, load_reference
+from edgellm_core.verification.text_recording import record_text, text_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -146,12 +147,17 @@ class Bench:
     def _recorded(self) -> Iterator[tuple[PreTrainedModel, TextRecording]]:
         """Hold the original in the body, and what it says about the held-out text."""
         held_out = held_out_set(self.tokenizer, samples=HELD_OUT, length=LENGTH)
-        subject = whole_subject(self._exported(self.original.directory, "fp16"), self.original, self.family)
-        with loaded_original(subject) as model:
-            yield model, record_text(
-                model, held_out.ids, self.scratch / "original.f16", directory=self.original.directory,
-                report=Reporter("original"),
-            )  # fmt: skip
+        proving = self._proving(self._exported(self.original.directory, "fp16"))
+        recording = record_text(
+            proving.original, proving.parts, held_out.ids, self.scratch / "original.f16",
+            directory=self.original.directory, report=Reporter("original"),
+        )  # fmt: skip
+        model = load_reference(proving.subject)
+        yield model, recording
+        free_weights(model)
+
+    def _proving(self, path: Path) -> TextProving:
+        return prove_on_text(path, self.original, self.family, report=Reporter("graph"))
 
     def quality(self) -> list[str]:
         """Return the table of size and quality."""
@@ -203,7 +209,7 @@ class Bench:
         """Export a checkpoint and measure its graph."""
         path = self._exported(folder, folder.name)
         size, elements = linear_weights(onnx.load(str(path), load_external_data=False))
-        found = score_graph(whole_subject(path, self.original, self.family), recording, Reporter("graph"))
+        found, _ = score_graph(self._proving(path), recording, Reporter("graph"))
         release_memory()
         return Score(
             share=size / (2 * elements),

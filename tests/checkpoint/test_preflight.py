@@ -99,7 +99,7 @@ def test_machine_without_memory(single, registry, monkeypatch):
     monkeypatch.setattr(preflight, "available_memory", lambda: 2**20)
     problems = summary_of(single, registry).will_not_work
     assert [problem.split(" needs ")[0] for problem in problems] == [
-        "trace", "surgery", "bind", "verify layers", "engine",
+        "trace", "surgery", "bind", "verify", "engine",
     ]  # fmt: skip
     assert problems[3].endswith("0.0 GiB are available. Verify on a larger machine, or build with --verify off.")
 

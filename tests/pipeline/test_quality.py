@@ -14,6 +14,7 @@ from edgellm_core.pipeline.quality import is_wanted
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.workspace import PREFIX
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint, write_tokenizer
+from edgellm_core.verification.errors import ComparisonMemoryError
 from tests.stock_modelopt import export_stock, tiny_llama
 
 FEW = {"verify": "off", "precision": "fp16", "quality_samples": 2, "quality_length": 32}
@@ -62,16 +63,10 @@ def test_a_limit_refuses_a_graph_beyond_it_and_keeps_what_is_done(llama, tmp_pat
     assert load_bundle(tmp_path / "out").manifest.quality.max_kl == 0.5
 
 
-def test_a_cut_model_is_not_measured_and_said(llama, tmp_path, quick):
-    with pytest.raises(QualityNotMeasurableError, match="--verify layers cuts the model"):
-        build(str(llama), tmp_path / "a", quick(**{**FEW, "verify": "layers"}, max_kl=1.0))
-    events = []
-    settings = quick(**{**FEW, "verify": "auto"}, quality="on", max_memory=1)
-    build(str(llama), tmp_path / "b", settings, listener=events.append)
-    notes = [event.message for event in events if event.event == "note" and event.stage == "quality"]
-    assert len(notes) == 1
-    assert notes[0].startswith("The quality is not measured: the whole model takes up to")
-    assert load_bundle(tmp_path / "b").manifest.quality is None
+def test_a_budget_that_holds_no_layer_is_refused_with_its_remedy(llama, tmp_path, quick):
+    with pytest.raises(ComparisonMemoryError, match=r"hold its largest layer in memory; .* Raise --max-memory"):
+        build(str(llama), tmp_path / "a", quick(**FEW, quality="on", max_memory=1))
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_model_without_tokenizer_is_not_measured(llama_copy, tmp_path, quick):

@@ -118,7 +118,7 @@ def test_llama_s_graph_of_the_same_tensors_fails_the_gate(glide, tmp_path):
     report = Reporter("verify", ignore_events)
     checkpoint = open_checkpoint(str(glide), registry=ModelRegistry.load(), report=report, trust_remote_code=True)
     with pytest.raises(VerificationFailedError):
-        verify_graph(bundle.model_path, checkpoint, GenericFamily(), precision="fp32", mode="full", report=report)
+        verify_graph(bundle.model_path, checkpoint, GenericFamily(), precision="fp32", report=report)
 
 
 def test_a_change_of_the_code_is_traced_anew(glide, tmp_path):

@@ -15,7 +15,13 @@ from edgellm_core.registry import ModelRegistry
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 FOLDERS = sorted(path.parent.name for path in PLUGINS.glob("*/__init__.py"))
-ALLOWED_IMPORTS = ("edgellm_core.contract", "edgellm_core.hookspecs", "edgellm_core.surgery", "edgellm_core.tracing")
+ALLOWED_IMPORTS = (
+    "edgellm_core.gguf_form",
+    "edgellm_core.contract",
+    "edgellm_core.hookspecs",
+    "edgellm_core.surgery",
+    "edgellm_core.tracing",
+)
 
 
 HOST = PluginHost.load(environ={})

@@ -20,6 +20,7 @@ from edgellm_core.report.compare import compare
 from edgellm_core.report.errors import MissingMatplotlibError
 from edgellm_core.report.settings import CompareSettings
 from edgellm_core.runtime import generate_text
+from edgellm_core.verification.original_weights import OriginalWeights
 
 FEW = {"verify": "off", "quality_samples": 2, "quality_length": 32}
 
@@ -128,14 +129,15 @@ def test_where_nothing_can_be_built_the_page_says_so(overflowing, tmp_path):
     assert "<svg" not in (tmp_path / "out" / "compare.html").read_text()
 
 
-def test_a_model_larger_than_memory_is_compared_without_quality(llama, tmp_path):
+def test_an_original_larger_than_memory_is_measured_and_does_not_answer(llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(OriginalWeights, "total_bytes", lambda _self: 1 << 50)
     comparison = edgellm_core.compare(
-        llama, tmp_path / "out", precisions=["fp16"], prompts=["a"], max_new_tokens=2, max_memory=1, **FEW
+        llama, tmp_path / "out", precisions=["fp16"], prompts=["a"], max_new_tokens=2, **FEW
     )
-    assert comparison.not_measured.startswith("the whole model takes up to")
-    assert comparison.results[0].perplexity is None
+    assert comparison.not_measured is None
+    assert comparison.results[0].perplexity
     assert comparison.results[0].answers
-    assert "The quality was not measured: the whole model" in (tmp_path / "out" / "compare.html").read_text()
+    assert comparison.original_answers == ()
 
 
 def test_existing_bundles_are_left_alone(compared, llama):

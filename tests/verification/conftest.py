@@ -44,7 +44,7 @@ class Exported:
     def model(self):
         return self.bundle / "llm" / "model.onnx"
 
-    def verify(self, *, mode="full", tolerance=None, notes=None):
+    def verify(self, *, tolerance=None, notes=None, max_memory=None):
         def listener(event):
             if notes is not None and event.event == "note":
                 notes.append(event.message)
@@ -54,8 +54,8 @@ class Exported:
             self.checkpoint,
             self.family,
             precision=self.precision,
-            mode=mode,
             tolerance=tolerance,
+            max_memory=max_memory,
             report=Reporter("verify", listener),
         )
 

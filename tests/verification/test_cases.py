@@ -11,9 +11,9 @@ from edgellm_core.testing.checkpoints import write_tokenizer
 from edgellm_core.verification.cases import (
     DECODE_STEPS,
     FARTHEST_POSITION,
-    decode_inputs,
+    alone,
+    case_steps,
     plan_cases,
-    prefill_inputs,
     spread_case,
 )
 from edgellm_core.verification.prompts import MOST_TOKENS, RANDOM_LENGTHS, choose_prompts
@@ -25,46 +25,54 @@ def test_the_demanded_cases_are_planned():
     cases = plan_cases(PROMPTS)
     alone = [case for case in cases if case.name == "prompt alone"]
     assert [case.rows for case in alone] == [(prompt,) for prompt in PROMPTS]
-    assert alone[0].decode == DECODE_STEPS >= 16
+    assert len(alone[0].following[0]) == DECODE_STEPS >= 16
     (padded,) = (case for case in cases if case.name == "padded batch")
     assert padded.rows == (PROMPTS[0], PROMPTS[3])
-    assert padded.decode > 1
+    assert [len(tokens) for tokens in padded.following] == [4, 4]
     (chunked,) = (case for case in cases if case.name == "chunked prompt")
     assert chunked.chunks == (10, 10)
 
 
 def test_a_graph_of_one_token_a_step_is_not_asked_for_chunks():
-    assert [case.name for case in plan_cases(PROMPTS, one_token=True)] == [*["prompt alone"] * 4, "padded batch"]
+    cases = plan_cases(PROMPTS, one_token=True)
+    assert [case.name for case in cases] == [*["prompt alone"] * 4, "padded batch"]
+    assert all(case.chunks == (1,) * len(case.rows[0]) for case in cases[:-1])
+
+
+def test_the_rows_of_a_batch_alone_read_the_same_tokens():
+    (padded,) = (case for case in plan_cases(PROMPTS, one_token=True) if case.name == "padded batch")
+    for row, single in enumerate(alone(padded)):
+        steps = case_steps(single)
+        assert all(step.input_ids.shape == (1, 1) for step in steps)
+        read = [int(step.input_ids[0, 0]) for step in steps]
+        assert read == [*padded.rows[row], *padded.following[row]]
 
 
 @pytest.mark.parametrize("case", plan_cases(PROMPTS), ids=lambda case: f"{case.name} {case.prompts}")
 def test_the_steps_of_a_case_read_its_rows(case):
-    steps = list(prefill_inputs(case))
-    steps.append(decode_inputs(case, steps[-1], [9] * len(case.rows), 1))
+    steps = case_steps(case)
+    following = case.following or ((),) * len(case.rows)
     ids = np.concatenate([step.input_ids for step in steps], axis=1)
     positions = np.concatenate([step.position_ids for step in steps], axis=1)
     for row, prompt in enumerate(case.rows):
         real = steps[-1].attention_mask[row].astype(bool)
-        assert ids[row, real].tolist() == [*prompt, 9]
-        assert positions[row, real].tolist() == list(range(len(prompt) + 1))
+        assert ids[row, real].tolist() == [*prompt, *following[row]]
+        assert positions[row, real].tolist() == list(range(len(prompt) + len(following[row])))
     past = 0
     for step in steps:
         past += step.input_ids.shape[1]
         assert step.attention_mask.shape == (len(case.rows), past)
         assert step.real.shape == step.input_ids.shape
-    assert [step.chooses for step in steps] == [False] * (len(steps) - 2) + [True, True]
+    assert [step.chooses for step in steps] == [number >= len(case.chunks) - 1 for number in range(len(steps))]
 
 
 @given(st.integers(1, 1 << 20))
 def test_spread_positions_stay_inside_the_context(context):
-    case = spread_case(PROMPTS, context=context)
+    case = spread_case(PROMPTS, context=context, layers=2)
     if case is None:
         assert context < 2 * (len(PROMPTS[2]) + 4)
         return
-    steps = list(prefill_inputs(case))
-    for number in range(1, case.decode + 1):
-        steps.append(decode_inputs(case, steps[-1], [0], number))
-    positions = [int(position) for step in steps for position in step.position_ids[0]]
+    positions = [int(position) for step in case_steps(case) for position in step.position_ids[0]]
     assert positions == [case.stride * index for index in range(len(positions))]
     assert max(context, FARTHEST_POSITION) > positions[-1] >= min(context, FARTHEST_POSITION) // 4
     assert positions[-1] < context

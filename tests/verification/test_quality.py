@@ -21,12 +21,12 @@ from edgellm_core.verification import text_recording
 from edgellm_core.verification.errors import GraphNotFiniteError
 from edgellm_core.verification.quality import (
     TextScore,
-    layer_errors,
     measure_quality,
+    prove_on_text,
+    score_graph,
     score_text,
-    whole_subject,
 )
-from edgellm_core.verification.text_recording import loaded_original, record_text
+from edgellm_core.verification.text_recording import record_text
 
 
 def own_logits(exported, ids):
@@ -125,12 +125,13 @@ def test_layer_errors_grow_from_the_layer_that_is_damaged(exported, tmp_path):
     tensor = next(t for t in model.graph.initializer if "layers.1.mlp.down_proj" in t.name)
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.1, tensor.name))
     onnx.save(model, damaged.model)
-    subject = whole_subject(damaged.model, damaged.checkpoint, damaged.family)
+    report = Reporter("quality")
+    proving = prove_on_text(damaged.model, damaged.checkpoint, damaged.family, report=report)
     ids, path = text_for(damaged, samples=1).ids, tmp_path / "original"
-    with loaded_original(subject) as model:
-        recording = record_text(model, ids, path, directory=subject.directory, report=Reporter("quality"))
-    errors = layer_errors(subject, recording)
-    assert len(errors) == subject.depth + 1
+    directory = damaged.checkpoint.directory
+    recording = record_text(proving.original, proving.parts, ids, path, directory=directory, report=report)
+    _, errors = score_graph(proving, recording, report)
+    assert len(errors) == proving.subject.depth + 1
     assert max(errors[:2]) < 1e-5  # the embedding and layer 0
     assert min(errors[2:]) > 1e-4
 

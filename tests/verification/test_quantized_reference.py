@@ -17,8 +17,10 @@ from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.quantization.layout import read_layout
 from edgellm_core.targets.edge_llm import EdgeLlmTarget
 from edgellm_core.verification.errors import ReferenceLoadError, ScaleRangeError
-from edgellm_core.verification.reference import load_reference
-from edgellm_core.verification.subject import Subject, cut_config
+from edgellm_core.verification.original import open_original
+from edgellm_core.verification.parts import Part
+from edgellm_core.verification.quantized_weights import StoredTensors
+from edgellm_core.verification.subject import Subject
 from tests.stock_modelopt import describe, export_with_twin, tiny_llama
 
 IDS = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(5))
@@ -33,17 +35,27 @@ def subject_of(folder, **changes):
     made = AutoConfig.for_model(config["model_type"], **settings)
     logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)
     graph = onnx.helper.make_model(onnx.helper.make_graph([], "graph", [], [logits]))
-    depth = made.num_hidden_layers
     subject = Subject(
-        graph=graph, folder=folder, directory=folder, config=made, whole_config=made, precision="fp8", layers=depth,
-        depth=depth, tensors=tensors, layout=layout,
-    )  # fmt: skip
+        graph=graph, folder=folder, directory=folder, config=made, precision="fp8", tensors=tensors, layout=layout
+    )
     return dataclasses.replace(subject, **changes)
 
 
-def logits_of(model):
+def load(subject):
+    """Return the original with all weights in memory."""
+    original = open_original(subject)
+    original.weights.load(Part(-1, original.weights.depth + 1))
+    return original
+
+
+def logits_of(model, make_cache=None):
     with torch.inference_mode():
-        return model(IDS).logits
+        return model(IDS, past_key_values=make_cache() if make_cache else None).logits
+
+
+def logits_of_original(subject):
+    original = load(subject)
+    return logits_of(original.weights.model, original.make_cache)
 
 
 def difference(found, wanted):
@@ -92,7 +104,7 @@ def copied(stock, tmp_path):
 def test_it_computes_what_modelopt_computes(stock, scheme, kv_cache):
     folder, twin = stock(scheme, kv_cache=kv_cache)
     wanted = logits_of(twin)
-    found = logits_of(load_reference(subject_of(folder)))
+    found = logits_of_original(subject_of(folder))
     assert typical_difference(found, wanted) < 1e-5  # int4_awq folds its factors into norms; the others 3e-7
     assert difference(found, wanted) < 5e-2
     assert typical_difference(found, logits_of(tiny_llama())) > 1e-2
@@ -107,7 +119,7 @@ def test_a_layer_that_is_not_quantized_stays_as_it_is(copied):
 
     subject = subject_of(copied("fp8", dequantize_one))
     assert len(subject.layout.linears) == 13
-    model = load_reference(subject)
+    model = load(subject).weights.model
     hooked = {name for name, module in model.named_modules() if module._forward_pre_hooks}
     assert hooked == set(subject.layout.linears)
     stored = load_file(subject.directory / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
@@ -125,38 +137,34 @@ def test_a_quantized_head_leaves_the_embedding_that_it_was_tied_to(stock, tmp_pa
     describe(folder, quant_algo="W8A8_SQ_PER_CHANNEL")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    model = load_reference(subject_of(folder))
+    model = load(subject_of(folder)).weights.model
     assert torch.equal(model.model.embed_tokens.weight, embedding)
     assert torch.equal(model.lm_head.weight, (embedding / scale[:, None]).round() * scale[:, None])
     assert model.lm_head._forward_pre_hooks
 
 
-def test_only_the_first_layers_are_read(stock, monkeypatch):
-    from edgellm_core.verification.quantized_weights import StoredTensors
-
-    whole = subject_of(stock("fp8", kv_cache=True)[0])
+def test_only_the_layer_that_is_loaded_is_read(stock, monkeypatch):
+    original = open_original(subject_of(stock("fp8", kv_cache=True)[0]))
     read = []
-    original = StoredTensors.read
-    monkeypatch.setattr(StoredTensors, "read", lambda self, name: read.append(name) or original(self, name))
-    model = load_reference(dataclasses.replace(whole, config=cut_config(whole.config, 1), layers=1))
-    assert len(model.model.layers) == 1
+    stored = StoredTensors.read
+    monkeypatch.setattr(StoredTensors, "read", lambda self, name: read.append(name) or stored(self, name))
+    original.weights.load(Part(0, 1))
     assert read
-    assert not any(name.startswith("model.layers.1.") for name in read)
-    logits_of(model)
+    assert all(name.startswith("model.layers.0.") for name in read)
 
 
 def test_a_missing_scale_of_the_cache_is_named(copied):
     folder = copied("fp8", lambda weights: weights.pop("model.layers.1.self_attn.v_proj.v_scale"), kv_cache=True)
     with pytest.raises(ReferenceLoadError, match="missing v_scale of decoder layer 1"):
-        load_reference(subject_of(folder))
+        load(subject_of(folder))
 
 
 def test_the_scale_of_the_cache_counts(copied, stock):
     def change(weights):
         weights["model.layers.0.self_attn.k_proj.k_scale"] *= 100
 
-    wanted = logits_of(load_reference(subject_of(stock("fp8", kv_cache=True)[0])))
-    found = logits_of(load_reference(subject_of(copied("fp8", change, kv_cache=True))))
+    wanted = logits_of_original(subject_of(stock("fp8", kv_cache=True)[0]))
+    found = logits_of_original(subject_of(copied("fp8", change, kv_cache=True)))
     assert difference(found, wanted) > 1e-4
 
 
@@ -164,7 +172,7 @@ def test_weights_and_scales_are_rounded_to_the_type_of_the_graph(stock):
     folder, _ = stock("fp8")
     subject = subject_of(folder)
     subject.graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
-    model = load_reference(subject)
+    model = load(subject).weights.model
     stored = load_file(folder / "model.safetensors")
     name = "model.layers.0.mlp.up_proj"
     scale = stored[f"{name}.weight_scale"].bfloat16().float()
@@ -176,11 +184,10 @@ def test_weights_and_scales_are_rounded_to_the_type_of_the_graph(stock):
 def test_a_scale_that_float16_does_not_hold_is_refused(copied, suffix):
     name = f"model.layers.1.mlp.up_proj.{suffix}"
     subject = subject_of(copied("fp8", lambda weights: weights[name].fill_(1.52e-6)))
-    load_reference(subject)
+    load(subject)
     subject.graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     with pytest.raises(ScaleRangeError, match=rf"'{name}' changes what it scales by 0\.0"):
-        load_reference(subject)
-    load_reference(dataclasses.replace(subject, config=cut_config(subject.config, 1), layers=1))
+        load(subject)
 
 
 def test_a_scale_of_the_cache_that_float16_does_not_hold(copied):
@@ -189,8 +196,8 @@ def test_a_scale_of_the_cache_that_float16_does_not_hold(copied):
     subject = subject_of(folder)
     subject.graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     with pytest.raises(ScaleRangeError, match=name):
-        load_reference(subject)
-    load_reference(dataclasses.replace(subject, target=EdgeLlmTarget()))
+        load(subject)
+    load(dataclasses.replace(subject, target=EdgeLlmTarget()))
 
 
 def test_small_scales_of_small_weights_are_let_through(copied):
@@ -199,4 +206,4 @@ def test_small_scales_of_small_weights_are_let_through(copied):
 
     subject = subject_of(copied("int8_sq", shrink))
     subject.graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    load_reference(subject)
+    load(subject)

@@ -17,7 +17,7 @@ from edgellm_core.runtime.paged.rope import rope_of
 from edgellm_core.runtime.session import FLOAT8, STATE_TYPES, load_decoder, state_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 Array = np.ndarray[Any, Any]
@@ -113,20 +113,19 @@ class PagedGraph:
             CacheTypeError: config.json says another type of cache, which the runtime refuses too.
         """
         self._files = files
-        outputs = {value.name for value in session.get_outputs()}
-        self._shown = [name for name in extra if name in outputs]
-        self._shows_embeds = EMBEDDED in extra and EMBEDDED not in outputs
+        self._outputs = [value.name for value in session.get_outputs()]
+        self._shown = [name for name in extra if name in self._outputs or name == EMBEDDED]
         self._session = session
         inputs = session.get_inputs()
         self._pools = {value.name: (value.type, value.shape) for value in inputs if value.name.startswith(PAST)}
         self._require_stated_type()
         self._wanted = {value.name for value in inputs}
-        self._dtype = next(STATE_TYPES[value.type] for value in inputs if value.name == EMBEDS)
+        self._dtype = next((STATE_TYPES[value.type] for value in inputs if value.name == EMBEDS), np.float32)
         self.start(1)
 
     def _require_stated_type(self) -> None:
         found = sorted({"fp8" if kind in FLOAT8 else "fp16" for kind, _ in self._pools.values()})
-        if found != [self._files.cache]:
+        if found and found != [self._files.cache]:
             raise CacheTypeError(self._files.path, self._files.cache, found)
 
     def start(self, batch: int) -> None:
@@ -139,37 +138,58 @@ class PagedGraph:
         """Run one step.
 
         Returns:
-            float32 logits [batch, seq, vocab], zero at padding, and the extra tensors by name, in float32 with the axes
-            that target ``onnx`` gives them: [batch, seq, …], or [batch, heads, seq, size].
+            float32 logits [batch, seq, vocab], zero at padding, and the extra tensors by name; see :meth:`in_batch`.
+
+        Raises:
+            GraphRunError: ONNX Runtime stopped.
+        """
+        results = self.step(inputs, {})
+        shown = {name: self.in_batch(results[name], inputs) for name in self._shown}
+        return self.in_batch(results["logits"], inputs), shown
+
+    def step(self, inputs: Inputs, carried: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one step.
+
+        Args:
+            inputs: tokens of all sequences.
+            carried: ``OrtValue`` that earlier parts of the graph computed in this step, by name.
+
+        Returns:
+            All outputs as ``OrtValue``, and the embeddings as the input of the first layer.
 
         Raises:
             GraphRunError: ONNX Runtime stopped.
         """
         import onnxruntime
 
-        seq = inputs.input_ids.shape[1]
-        real = inputs.attention_mask[:, -seq:].astype(bool)
+        real = _real(inputs)
         counts = real.sum(axis=1)
         past = list(self._lengths)
         self._lengths = [length + int(count) for length, count in zip(past, counts, strict=True)]
         self._pages.reserve(self._lengths)
         self._grow_pools()
-        embeds = self._files.table[inputs.input_ids[real]].astype(self._dtype, copy=False)
+        embeds: Array = self._files.table[inputs.input_ids[real]].astype(self._dtype, copy=False)
         arrays = {EMBEDS: embeds, **self._described(counts, past, inputs.position_ids[real])}
         feeds = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
             for name, array in arrays.items()
             if name in self._wanted
         }
-        names = ["logits", *(name.replace(PAST, PRESENT) for name in self._pools), *self._shown]
+        feeds |= self._pool | {name: value for name, value in carried.items() if name in self._wanted}
         try:
-            results = self._session.run_with_ort_values(names, {**feeds, **self._pool})
+            results = dict(zip(self._outputs, self._session.run_with_ort_values(self._outputs, feeds), strict=True))
         except Exception as error:  # the exceptions of ONNX Runtime share no base but Exception
             raise GraphRunError(self._files.path, one_line(error)) from error
-        self._pool = dict(zip(self._pools, results[1:], strict=False))
-        shown = {name: value.numpy() for name, value in zip(self._shown, results[1 + len(self._pools) :], strict=True)}
-        shown |= {EMBEDDED: embeds} if self._shows_embeds else {}
-        return _padded(results[0].numpy(), real), {name: _by_batch(value, real) for name, value in shown.items()}
+        self._pool = {name: results[name.replace(PAST, PRESENT)] for name in self._pools}
+        results.setdefault(EMBEDDED, onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(embeds)))
+        return results
+
+    def in_batch(self, value: Any, inputs: Inputs) -> Logits:
+        """Return an output ``[tokens, …]`` of a step in float32, with the axes that target ``onnx`` gives it.
+
+        They are [batch, seq, …], zero at padding, or [batch, heads, seq, size].
+        """
+        return _by_batch(value.numpy(), _real(inputs))
 
     def _described(self, counts: Array, past: list[int], positions: Ids) -> dict[str, Array]:
         """Return what the runtime says about the tokens of a step; logits are asked of all of them."""
@@ -233,6 +253,12 @@ class PagedSession:
         """Run one step; return float32 logits [batch, seq, vocab], and nothing to pass on."""
         del states
         return self._graph.run(Step(input_ids, attention_mask, position_ids))[0], {}
+
+
+def _real(inputs: Inputs) -> Array:
+    """Return boolean [batch, seq]: tokens, not padding."""
+    real: Array = inputs.attention_mask[:, -inputs.input_ids.shape[1] :].astype(bool)
+    return real
 
 
 def _padded(values: Array, real: Array) -> Logits:

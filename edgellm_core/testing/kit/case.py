@@ -172,7 +172,6 @@ class TinyModel:
             self.checkpoint,
             self.selection.family,
             precision=self.precision,
-            mode="full",
             report=self.report,
         )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgellm_core.runtime.errors import GraphRunError
 from edgellm_core.runtime.session import DecoderSession
-from edgellm_core.verification.cases import decode_inputs, prefill_inputs
+from edgellm_core.verification.cases import case_steps
 from edgellm_core.verification.twin.errors import TwinDiffersError, TwinNotMadeError, TwinStoppedError
 from edgellm_core.verification.twin.original import OriginalRunner
 
@@ -78,25 +78,16 @@ def _run_case(graph: GraphRunner, original: OriginalRunner, case: Case, model: P
     """Run one case, up to its first step that differs; return its largest error and how many tokens were read."""
     original.start()
     graph.start(len(case.rows))
-    worst, last, length = 0.0, None, 0
-    for inputs in prefill_inputs(case):
-        wanted, error = _step(graph, original, inputs, model)
-        worst, last, length = _worse(worst, error), inputs, inputs.attention_mask.shape[1]
-        if not worst <= TOLERANCE:
-            return worst, length
-    for number in range(1, case.decode + 1):
-        assert last is not None  # for mypy
-        last = decode_inputs(case, last, [int(row[-1].argmax()) for row in wanted], number)
-        wanted, error = _step(graph, original, last, model)
-        worst, length = _worse(worst, error), length + 1
+    worst, length = 0.0, 0
+    for inputs in case_steps(case):
+        worst = _worse(worst, _step(graph, original, inputs, model))
+        length = inputs.attention_mask.shape[1]
         if not worst <= TOLERANCE:
             break
     return worst, length
 
 
-def _step(
-    graph: GraphRunner, original: OriginalRunner, inputs: StepInputs, model: PreTrainedModel
-) -> tuple[Logits, float]:
+def _step(graph: GraphRunner, original: OriginalRunner, inputs: StepInputs, model: PreTrainedModel) -> float:
     wanted, found = original.run(inputs), graph.run(inputs)
     real = inputs.real
     if not np.isfinite(wanted[real]).all():
@@ -106,7 +97,7 @@ def _step(
         for row, other, keep in zip(found, wanted, real, strict=True)
         if keep.any()
     ]
-    return wanted, float(np.max(errors, initial=0.0))
+    return float(np.max(errors, initial=0.0))
 
 
 def _worse(one: float, other: float) -> float:

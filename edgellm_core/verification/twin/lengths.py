@@ -102,4 +102,5 @@ def _all(edges: Sequence[Edge]) -> list[int]:
 
 
 def _case(name: str, rows: Sequence[tuple[int, ...]], chunks: tuple[int, ...], *, decode: int = 0) -> Case:
-    return Case(name=name, prompts=tuple(range(len(rows))), rows=tuple(rows), chunks=chunks, decode=decode)
+    following = tuple(row[:decode] for row in rows)
+    return Case(name=name, prompts=tuple(range(len(rows))), rows=tuple(rows), chunks=chunks, following=following)

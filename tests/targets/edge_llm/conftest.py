@@ -77,7 +77,6 @@ def verify_copy(tmp_path):
             checkpoint,
             family,
             precision="fp16",
-            mode="full",
             target=EdgeLlmTarget(),
             report=report,
         )
