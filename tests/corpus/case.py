@@ -10,8 +10,8 @@ A case is a function in ``tests/corpus/cases/<topic>.py`` that writes a checkpoi
         return Made(source)
 
 - ``outcome="right"``: the build succeeds, and ``tests/corpus/independent.py``, which shares nothing with the gate,
-  finds logits and greedy answers equal to those of the original (``Made.original``, the source itself by default).
-  ``note`` is then a part of what the build has to say aloud.
+  finds logits, greedy answers, token ids and chats equal to those of the original (``Made.original``, the source itself
+  by default). ``note`` is then a part of what the build has to say aloud.
 - ``outcome="refused"``: the build ends with an ``EdgellmError`` whose message holds ``message``; nothing is published.
 
 ``settings`` are settings of the build (``precision`` is fp32 unless stated). ``lengths`` are the lengths of the prompts

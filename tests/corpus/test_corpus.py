@@ -9,16 +9,25 @@ import pytest
 
 from edgellm_core import build, load_bundle
 from edgellm_core.errors import EdgellmError
+from edgellm_core.runtime.session import DecoderSession
 from edgellm_core.runtime.text import TextGenerator
 from tests.corpus.case import CorpusCase, all_cases
 from tests.corpus.independent import answers, largest_error, load_original, prompts
+from tests.corpus.independent_tokenizer import difference
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgellm_core.bundle import Bundle
     from edgellm_core.events import Event
 
 CASES = all_cases()
+
+
+def open_session(bundle: Bundle) -> DecoderSession:
+    if (bundle.llm / "tokenizer.json").is_file():
+        return TextGenerator(bundle, threads=1).session
+    return DecoderSession(bundle.model_path, threads=1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -39,9 +48,10 @@ def test_case(case: CorpusCase, tmp_path: Path):
         return
     build(made.source, out, listener=listen, **settings)
     assert case.note in "\n".join(said)
+    assert difference(out / "llm", made.original or made.source) == ""
     model = load_original(made.original or made.source)
     rows = prompts(model.config.get_text_config().vocab_size, case.lengths)
-    session = TextGenerator(load_bundle(out), threads=1).session
+    session = open_session(load_bundle(out))
     assert largest_error(session, model, rows) <= case.tolerance
     if case.new_tokens:
         mine, theirs = answers(out, model, rows, case.new_tokens)
