@@ -21,6 +21,8 @@ from edgellm_core.checkpoint.json_files import read_config
 from edgellm_core.checkpoint.location import Location, SourceKind, locate
 from edgellm_core.checkpoint.machine import available_memory, free_disk
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
+from edgellm_core.checkpoint.tokenizer_files import require_vocabulary
+from edgellm_core.errors import UserError
 from edgellm_core.settings import cache_directory
 
 if TYPE_CHECKING:
@@ -166,6 +168,7 @@ def summarize(
         *([metadata.pickles] if metadata.pickles else []),
         *metadata.problems,
         *_config_problems(metadata.config, claimed=claimed),
+        *_tokenizer_problems(metadata.directory),
         *_memory_problems(stages, ram),
         *_disk_problems(stages, disk),
     ]
@@ -303,6 +306,15 @@ def _config_problems(config: Mapping[str, Any], *, claimed: bool) -> Iterable[st
         method = quantization.get("quant_method", "unknown method")
         if method not in QUANTIZATION_METHODS:
             yield f"Its weights are quantized in a way that is not known ({method}); use the unquantized checkpoint."
+
+
+def _tokenizer_problems(directory: Path | None) -> Iterable[str]:
+    """Yield what the names and beginnings of the tokenizer's files rule out."""
+    try:
+        if directory is not None:
+            require_vocabulary(directory)
+    except UserError as error:
+        yield str(error)
 
 
 def _other_architectures(config: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,8 @@ from edgellm_core.cli.tables import print_table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgellm_core.bundle import Bundle, VerificationRecord
+    from edgellm_core.bundle import Bundle
+    from edgellm_core.bundle.manifest import Record
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.events import Reporter
     from edgellm_core.verification.gate import VerificationResult
@@ -52,12 +53,12 @@ def verify(
     loaded = load_bundle(bundle)
     opened = functools.partial(_open_source, loaded, source, trust_remote_code=trust_remote_code)
     with listening(as_json=as_json) as listener, stage_events("verify", listener) as report:
-        result, record = _compare(loaded, opened, budget, plugin_paths, report)
+        result, records = _compare(loaded, opened, budget, plugin_paths, report)
     if loaded.manifest.verification.status == "skipped":
-        write_manifest(loaded.directory, loaded.manifest.model_copy(update={"verification": record}))
+        write_manifest(loaded.directory, loaded.manifest.model_copy(update=records))
     if as_json:
         checks = [asdict(row) for row in result.rows]
-        click.echo(json.dumps({"verification": record.model_dump(), "checks": checks}))
+        click.echo(json.dumps({"verification": records["verification"].model_dump(), "checks": checks}))
     else:
         _print_table(result)
 
@@ -68,11 +69,13 @@ def _compare(
     max_memory: int | None,
     plugin_paths: tuple[Path, ...],
     report: Reporter,
-) -> tuple[VerificationResult, VerificationRecord]:
+) -> tuple[VerificationResult, dict[str, Record]]:
+    """Return the rows of the comparison, and the manifest's records by key."""
     from edgellm_core.host import PluginHost
     from edgellm_core.pipeline.answers import prove_settings
     from edgellm_core.pipeline.twin import proof, stored_proof
     from edgellm_core.targets import find_target, load_class
+    from edgellm_core.tokenization.writing import check_tokenizer
     from edgellm_core.verification.gate import verify_graph
 
     manifest = bundle.manifest
@@ -83,6 +86,7 @@ def _compare(
     if target.files_check:
         for note in load_class(target.files_check)(bundle.llm, checkpoint, selection.family):
             report.note(note)
+    tokenizer = check_tokenizer(checkpoint, selection.family, bundle.llm, manifest.tokenizer)
     if manifest.runtime is not None:
         prove_settings(checkpoint, manifest.runtime, bundle.model_path)
     result = verify_graph(
@@ -95,7 +99,7 @@ def _compare(
         report=report,
     )
     twin = stored_proof(checkpoint, selection) or proof(checkpoint, selection, host, report, one_token=False)
-    return result, result.record().model_copy(update={"twin": twin})
+    return result, {"verification": result.record().model_copy(update={"twin": twin}), "tokenizer": tokenizer}
 
 
 def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_remote_code: bool) -> Checkpoint:

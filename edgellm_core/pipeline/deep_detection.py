@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellm_core.checkpoint.detection import Detection, judge
 from edgellm_core.checkpoint.preflight import read_metadata
+from edgellm_core.errors import UserError
+from edgellm_core.events import Reporter
 from edgellm_core.host import PluginHost
 from edgellm_core.registry import ModelRegistry
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
+    from edgellm_core.checkpoint.preflight import Metadata
+    from edgellm_core.contract import ModelFamily
     from edgellm_core.tracing.survey import Survey
 
 
@@ -75,7 +80,23 @@ def detect_deep(
 
     found = survey(load, selected, precision)
     known = {field.name: getattr(detection, field.name) for field in fields(detection)}
-    if found.refusal is not None:
-        problems = (*detection.summary.will_not_work, found.refusal)
-        known["summary"] = replace(detection.summary, will_not_work=problems)
+    refusals = [found.refusal, _tokenizer_refusal(metadata, selected, trust_remote_code=trust_remote_code)]
+    problems = dict.fromkeys([*detection.summary.will_not_work, *(text for text in refusals if text is not None)])
+    known["summary"] = replace(detection.summary, will_not_work=tuple(problems))
     return DeepDetection(**known, survey=found)
+
+
+def _tokenizer_refusal(metadata: Metadata, family: ModelFamily, *, trust_remote_code: bool) -> str | None:
+    """Return why a build would refuse the tokenizer of a directory; None where it would not."""
+    from edgellm_core.checkpoint.source import open_directory
+    from edgellm_core.tokenization.writing import write_tokenizer
+
+    if metadata.directory is None or metadata.tensors is None:
+        return None
+    checkpoint = open_directory(metadata.directory, metadata.location, trust_remote_code=trust_remote_code)
+    with tempfile.TemporaryDirectory(prefix="edgellm-tokenizer-") as folder:
+        try:
+            write_tokenizer(checkpoint, family, Path(folder), Reporter("detect"))
+        except UserError as error:
+            return str(error)
+    return None

@@ -160,14 +160,19 @@ class TextStream:
         text = self._pending_text()
         if not text or text.endswith(REPLACEMENT) or (self._tokenizer.cleans_up and _may_lose_space(text)):
             return ""
-        self._context, self._pending = self._pending, []
+        self._move_on()
         return text
 
     def flush(self) -> str:
         """Return what was held back when the answer ended; an unfinished character becomes ``�``."""
         text = self._pending_text() if self._pending else ""
-        self._context, self._pending = self._pending, []
+        self._move_on()
         return text
+
+    def _move_on(self) -> None:
+        """Make the pending tokens the context; where spaces are cleaned up, all that came before decides with them."""
+        before = self._context if self._tokenizer.cleans_up else []
+        self._context, self._pending = [*before, *self._pending], []
 
     def _pending_text(self) -> str:
         before = self._tokenizer.decode(self._context)
@@ -209,12 +214,15 @@ def _told(path: Path, function: Callable[[], Result]) -> Result:
     """Call the Rust library, whose errors are Exception itself, or a panic, which is none."""
     try:
         return function()
-    except Exception as error:
-        raise TokenizerFileError(path, one_line(error)) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not (isinstance(error, Exception) or is_panic(error)):
             raise
         raise TokenizerFileError(path, one_line(error)) from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether an exception is a panic of Rust, whose class can't be imported."""
+    return type(error).__name__ == "PanicException"
 
 
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.runtime.errors import ChatTemplateError, NoChatTemplateError, TokenizerFileError
-from edgellm_core.runtime.tokenizer import REPLACEMENT
+from edgellm_core.runtime.tokenizer import REPLACEMENT, is_panic
 from edgellm_core.tokenization.reference import quiet
 from edgellm_core.tokenization.texts import CONVERSATIONS, TEXTS, Conversation, conversation_of, texts_around
 
@@ -163,7 +163,9 @@ def _attempt(function: Callable[[], Any]) -> Any:
     """Return what transformers answers, or that it fails: libraries below it, and the code of templates, raise all."""
     try:
         return function()
-    except Exception:  # noqa: BLE001
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         return FAILED
 
 

@@ -58,11 +58,20 @@ class EmptyTokenizerError(UserError):
 
 
 class TokenizerDiffersError(UserError):
-    """The bundle's tokenizer is not that of the source, not even as transformers itself writes it."""
+    """The bundle's tokenizer is not that of the source."""
 
-    def __init__(self, directory: Path, name: str, difference: object) -> None:
-        """Build the sentence from the directory, the name of transformers' class, and the first difference."""
+    def __init__(self, directory: Path, name: str, difference: object, *, written: bool) -> None:
+        """Build the sentence.
+
+        Args:
+            directory: the source.
+            name: transformers' class.
+            difference: the first one, a clause.
+            written: transformers itself wrote the bundle's.
+        """
+        again = "Build the bundle again with edgellm build, which writes the tokenizer as transformers reads it."
+        other = "Put a tokenizer.json there that says the same, or build with --verify off."
         super().__init__(
-            f"The bundle's tokenizer must equal transformers' {name} of '{directory}'; {difference}. Put a "
-            "tokenizer.json there that says the same, or build with --verify off."
+            f"The bundle's tokenizer must equal transformers' {name} of '{directory}'; {difference}. "
+            f"{other if written else again}"
         )

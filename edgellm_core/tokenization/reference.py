@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import TokenizerFileError
-from edgellm_core.runtime.tokenizer import read_json_object
+from edgellm_core.runtime.tokenizer import is_panic, read_json_object
 from edgellm_core.tokenization.errors import OwnTokenizerCodeError, TokenizerUnreadableError
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def load_reference(directory: Path, *, trust_remote_code: bool = False) -> Any:
     try:
         with quiet():
             return _load(directory, trust_remote_code=trust_remote_code)
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
     except BaseException as error:  # any library's exception, and panics of Rust, which are no Exception
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         if own_class and not trust_remote_code:
             raise OwnTokenizerCodeError(directory, own_class) from error
         raise TokenizerUnreadableError(directory, f"{type(error).__name__}: {_first_line(error)}") from error

@@ -88,7 +88,7 @@ def _compared(checkpoint: Checkpoint, template: str | None, folder: Path, report
         _write_anew(checkpoint.directory, reference, folder)
         found = _compare(folder, reference)
         if found.difference is not None:
-            raise TokenizerDiffersError(checkpoint.directory, name, found.difference)
+            raise TokenizerDiffersError(checkpoint.directory, name, found.difference, written=True)
         report.note(f"The tokenizer is written anew, as transformers saves it: in the source's own form {first}.")
     return TokenizerRecord(
         status="equal" if first is None else "written",
@@ -97,6 +97,38 @@ def _compared(checkpoint: Checkpoint, template: str | None, folder: Path, report
         chats=found.chats,
         written=None if first is None else str(first),
     )
+
+
+def check_tokenizer(
+    checkpoint: Checkpoint, family: ModelFamily, folder: Path, earlier: TokenizerRecord | None
+) -> TokenizerRecord:
+    """Compare the tokenizer of a bundle that exists already; write nothing.
+
+    Args:
+        checkpoint: the source.
+        family: its chat template stood in for a missing one.
+        folder: ``llm`` of the bundle.
+        earlier: what its manifest says of it.
+
+    Returns:
+        What the manifest has to say now.
+
+    Raises:
+        UserError: the source's tokenizer can't be read, or the bundle's differs; one class per cause.
+    """
+    if not checkpoint.tokenizer_files():
+        return TokenizerRecord(status="none")
+    reference = _reference(checkpoint, None)
+    if not reference.chat_template:
+        reference.chat_template = family.chat_template()
+    name = type(reference).__name__
+    found = _compare(folder, reference)
+    if found.difference is not None:
+        raise TokenizerDiffersError(checkpoint.directory, name, found.difference, written=False)
+    record = earlier or TokenizerRecord(status="equal")
+    status = "equal" if record.written is None else "written"
+    proved = {"status": status, "reference": name, "texts": found.texts, "chats": found.chats}
+    return record.model_copy(update=proved)
 
 
 def _compare(folder: Path, reference: Any) -> Compared:

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from edgellm_core.runtime.errors import TokenizerFileError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from edgellm_core.runtime.tokenizer import BundleTokenizer
 
 Prompt = tuple[int, ...]
 """Token ids."""
@@ -57,7 +61,15 @@ def _encode(directory: Path) -> list[Prompt]:
     if not (directory / "tokenizer.json").is_file():
         return []
     tokenizer = BundleTokenizer(directory)
-    return [tuple(tokenizer.encode(text)) for text in TEXTS]
+    return [tuple(known_ids(tokenizer, text)) for text in TEXTS]
+
+
+def known_ids(tokenizer: BundleTokenizer, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Return the ids of a text; none where the tokenizer has no token for a part of it, nor one for the unknown."""
+    try:
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    except TokenizerFileError:
+        return []
 
 
 def _is_telling(tokens: Prompt, vocab_size: int) -> bool:

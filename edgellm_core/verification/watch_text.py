@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from edgellm_core.verification.extreme_tokens import extreme_tokens
-from edgellm_core.verification.prompts import TEXTS
+from edgellm_core.verification.prompts import TEXTS, known_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ def _text_rows(tokenizer: BundleTokenizer | None, vocab: int, length: int) -> Id
     """Return rows of text, each with what the tokenizer puts before a text; random ids where it knows no text."""
     rows = -(-TEXT_TOKENS // length)
     encoded = _encoded(tokenizer, rows * length)
-    start = [token for token in tokenizer.encode("") if token < vocab][: length - 1] if tokenizer else []
+    start = [token for token in known_ids(tokenizer, "") if token < vocab][: length - 1] if tokenizer else []
     body = length - len(start)
     known = encoded[encoded < vocab]
     if len(known) < rows * body or len(np.unique(known)) < min(vocab // 4, LEAST_KNOWN):
@@ -111,7 +111,7 @@ def _encoded(tokenizer: BundleTokenizer | None, least: int) -> Ids:
     if tokenizer is None:
         return np.array(ids, np.int64)
     for text in (*TEXTS, *builtin_texts("held_out")):
-        ids += tokenizer.encode(text, add_special_tokens=False)
+        ids += known_ids(tokenizer, text, add_special_tokens=False)
         if len(ids) >= least:
             break
     return np.array(ids, np.int64)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 
 import pytest
 import safetensors.torch
@@ -93,6 +94,21 @@ def test_pickle_weights_are_a_verdict_and_no_crash(single, registry):
     assert summary.stages == ()
     assert "only as pickle files (pytorch_model.bin)" in summary.will_not_work[0]
     assert summary.dimensions.layers == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"tokenizer_config.json": "{}"}, "must have the tokens of its tokenizer; it has only tokenizer_config.json"),
+        ({"tokenizer.model": "version https://git-lfs.github.com/spec/v1\n"}, "it is a pointer of Git LFS"),
+    ],
+)
+def test_what_the_files_of_a_tokenizer_rule_out(single, registry, tmp_path, content, problem):
+    directory = shutil.copytree(single, tmp_path / "copy", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert summary_of(directory, registry).will_not_work == ()
+    for name, text in content.items():
+        (directory / name).write_text(text)
+    assert any(problem in text for text in summary_of(directory, registry).will_not_work)
 
 
 def test_machine_without_memory(single, registry, monkeypatch):

@@ -8,8 +8,9 @@ import shutil
 import onnx
 import pytest
 from click.testing import CliRunner
+from transformers import AutoTokenizer
 
-from edgellm_core.bundle import read_manifest, write_manifest
+from edgellm_core.bundle import file_records, read_manifest, write_manifest
 from edgellm_core.bundle.errors import DamagedBundleError
 from edgellm_core.cli import edgellm
 from edgellm_core.host import PluginHost
@@ -29,6 +30,7 @@ def original(tmp_path_factory):
         folder = tmp_path_factory.mktemp("verify")
         config = dict(PluginHost.load(environ={}).select({}, forced="qwen2").family.tiny_config())
         write_tiny_checkpoint(folder / "checkpoint", config)
+        AutoTokenizer.from_pretrained(folder / "checkpoint").save_pretrained(folder / "checkpoint")  # of Qwen2's class
         settings = BuildSettings(precision="fp16", verify="off", engine="none")
         build(str(folder / "checkpoint"), folder / "bundle", settings)
         yield folder
@@ -37,6 +39,16 @@ def original(tmp_path_factory):
 @pytest.fixture
 def bundle(original, tmp_path):
     return shutil.copytree(original / "bundle", tmp_path / "bundle")
+
+
+def test_a_tokenizer_that_was_changed_is_refused(bundle):
+    path = bundle / "llm" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "eos_token": "<s>"}))
+    write_manifest(bundle, read_manifest(bundle).model_copy(update={"files": tuple(file_records(bundle))}))
+    result = invoke(bundle)
+    assert result.exit_code == 1
+    assert "its eos_token is '<s>' and not '</s>'" in str(result.exception or result.output)
 
 
 def invoke(*arguments):
@@ -56,6 +68,7 @@ def test_an_exported_bundle_is_marked_as_verified(bundle):
     assert sum(line.startswith("prompt alone") for line in lines) == 4
     assert sum(line.startswith("padded batch") for line in lines) == 2
     assert "Passed: max_rel_err" in result.stdout
+    assert read_manifest(bundle).tokenizer.status == "equal"
     assert "Qwen2ForCausalLM in float32, weights rounded to float16; the graph ran" in result.stdout
 
 

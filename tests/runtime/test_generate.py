@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edgellm_core.runtime.errors import EmptyPromptError
+from edgellm_core.runtime.errors import EmptyPromptError, UnknownTokenError
 from edgellm_core.runtime.generate import Timings, generate, left_pad
 from edgellm_core.runtime.sampling import Sampler, SamplingSettings
 from edgellm_core.runtime.session import DecoderSession
@@ -69,6 +69,12 @@ def test_nothing_is_generated_without_room(session):
 def test_empty_prompt_is_refused(session):
     with pytest.raises(EmptyPromptError, match="The prompt must have at least one token"):
         next(generate(session, [], max_new_tokens=1))
+
+
+@pytest.mark.parametrize("identifier", [48, 49152, -1])
+def test_a_token_without_an_embedding_is_refused(session, identifier):
+    with pytest.raises(UnknownTokenError, match=rf"must have ids from 0 to 47, .*; got {identifier}\. Leave that"):
+        next(generate(session, [1, identifier], max_new_tokens=1))
 
 
 def test_left_pad_aligns_the_last_tokens():

@@ -7,7 +7,7 @@ import pytest
 
 from edgellm_core.bundle import RuntimeRecord
 from edgellm_core.errors import InvalidSettingError
-from edgellm_core.runtime.errors import NoChatTemplateError, OtherTargetError, PromptTooLongError
+from edgellm_core.runtime.errors import NoChatTemplateError, OtherTargetError, PromptTooLongError, UnknownTokenError
 from edgellm_core.runtime.generate import generate
 from edgellm_core.runtime.sampling import SamplingSettings
 from edgellm_core.runtime.text import TextGenerator, context_length, generate_text
@@ -53,6 +53,17 @@ def test_context_ends_the_answer(tmp_path):
     assert (len(result.tokens), result.finish_reason) == (3, "length")
     with pytest.raises(PromptTooLongError, match="shorter than the model's context of 8 tokens; got 10"):
         short.generate(f"{PROMPT} {PROMPT}")
+
+
+def test_a_prompt_beyond_the_embedding_is_refused(tmp_path):
+    bundle = write_decoder_bundle(tmp_path / "b")
+    path = bundle.llm / "tokenizer.json"
+    state = json.loads(path.read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    state["added_tokens"].append({"id": len(state["model"]["vocab"]), "content": "<|new|>", "special": True, **flags})
+    path.write_text(json.dumps(state))
+    with pytest.raises(UnknownTokenError, match=r"The tokens of a prompt must have ids from 0 to \d+, "):
+        generate_text(bundle, f"{PROMPT} <|new|>", max_new_tokens=2)
 
 
 def test_chat_uses_the_template(bundle):

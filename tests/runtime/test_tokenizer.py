@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -145,4 +147,61 @@ def test_missing_and_broken_files_are_named(tmp_path):
         BundleTokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(TokenizerFileError, match=r"tokenizer_config\.json can't be used: Expecting"):
+        BundleTokenizer(tmp_path)
+
+
+def word_piece():
+    """Words apart, as BERT decodes them."""
+    words = ["[UNK]", *["hello", "world", "isn", "'", "t", "n't", ".", ",", "!", "?", "a", "b", "s", "##s"]]
+    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    return tokenizer
+
+
+@given(ids=st.lists(st.integers(1, 14), max_size=12))
+def test_streamed_pieces_are_the_text_that_is_cleaned_up(ids):
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = BundleTokenizer(write(Path(folder), word_piece(), {"clean_up_tokenization_spaces": True}))
+    stream = tokenizer.stream()
+    assert "".join([*map(stream.push, ids), stream.flush()]) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_only_forced_cleaning_touches_bpe(tmp_path, forced):
+    config = {"clean_up_tokenization_spaces": True}
+    if forced:
+        config["clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"] = True
+    tokenizer = BundleTokenizer(write(tmp_path, byte_level(), config))
+    assert tokenizer.decode(tokenizer.encode("a . b")) == ("a. b" if forced else "a . b")
+
+
+def no_word_for_the_unknown(state):
+    state["model"] = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}
+    state["added_tokens"] = []
+
+
+def panic(state):
+    state["post_processor"] = {
+        "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "X", "type_id": 0}}], "pair": [],
+        "special_tokens": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [no_word_for_the_unknown, panic])
+def test_a_text_that_the_library_fails_on_is_one_sentence(tmp_path, change):
+    write(tmp_path, byte_level())
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    change(state)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(TokenizerFileError, match=r"tokenizer\.json can't be used: [^\n]*$"):
+        BundleTokenizer(tmp_path).encode("b")
+
+
+def test_a_panic_while_reading_is_one_sentence(tmp_path):
+    write(tmp_path, byte_level())
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    state["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(TokenizerFileError, match=r"tokenizer\.json can't be used: Precompiled: .*precompiled_charsmap"):
         BundleTokenizer(tmp_path)

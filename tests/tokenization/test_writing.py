@@ -239,6 +239,7 @@ BROKEN = [
     ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {}, "merges": [["a", "b"]]}, "added_tokens": []}'),
     ("tokenizer_config.json", "{"), ("tokenizer_config.json", "[1]"), ("special_tokens_map.json", "[1]"),
     ("added_tokens.json", "7"),
+    ("tokenizer.json", json.dumps({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}})),  # panics
 ]  # fmt: skip
 BROKEN_FOR_TRANSFORMERS = [
     ("tokenizer_config.json", '{"tokenizer_class": 7}'), ("tokenizer_config.json", '{"bos_token": 5}'),
