@@ -66,18 +66,19 @@ class Compared:
     difference: Difference | str | None
 
 
-def compare(tokenizer: BundleTokenizer, reference: Any) -> Compared:
+def compare(tokenizer: BundleTokenizer, reference: Any, parts: Sequence[str] = PARTS) -> Compared:
     """Compare a bundle's tokenizer with transformers' of the source.
 
     Args:
         tokenizer: as ``edgellm run`` reads it.
         reference: from :func:`edgellm_core.tokenization.reference.load_reference`.
+        parts: parts of tokenizer.json that have to be the same; all are judged by what they do as well.
     """
     texts = [*TEXTS, *texts_around(_special(tokenizer, reference))]
     conversations = [*CONVERSATIONS, conversation_of(list(reference.special_tokens_map.values()))]
     with quiet():
         differences = chain(
-            _states(tokenizer, reference),
+            _states(tokenizer, reference, parts),
             _texts(tokenizer, reference, texts),
             _vocabulary_texts(tokenizer, reference),
             _chats(tokenizer, reference, conversations),
@@ -102,7 +103,7 @@ def _special(tokenizer: BundleTokenizer, reference: Any) -> list[str]:
     return list(dict.fromkeys([*added, *reference.all_special_tokens, *tokenizer.special_tokens.values()]))
 
 
-def _states(tokenizer: BundleTokenizer, reference: Any) -> Iterator[Difference]:
+def _states(tokenizer: BundleTokenizer, reference: Any, parts: Sequence[str]) -> Iterator[Difference]:
     """Compare what the two hold, as far as it is all that decides."""
     named: dict[str, str] = reference.special_tokens_map
     for name in {**named, **tokenizer.special_tokens}:
@@ -116,7 +117,7 @@ def _states(tokenizer: BundleTokenizer, reference: Any) -> Iterator[Difference]:
     backend = getattr(reference, "backend_tokenizer", None)
     if backend is None:
         return
-    for part in PARTS:
+    for part in parts:
         mine, theirs = _state(getattr(tokenizer.backend, part)), _state(getattr(backend, part))
         if mine != theirs:
             yield Difference(f"its {part}", *_where_they_part(mine, theirs))

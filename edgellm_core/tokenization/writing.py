@@ -11,17 +11,21 @@ from edgellm_core.runtime.chat_template import TEMPLATE_FILE, read_chat_template
 from edgellm_core.runtime.errors import TokenizerFileError
 from edgellm_core.runtime.generation_settings import read_generation_config, stop_tokens
 from edgellm_core.runtime.tokenizer import BundleTokenizer, read_json_object
-from edgellm_core.tokenization.comparison import Compared, compare, knows_text
+from edgellm_core.tokenization.comparison import PARTS, Compared, compare, knows_text
 from edgellm_core.tokenization.errors import EmptyTokenizerError, NoTokenizerFileError, TokenizerDiffersError
 from edgellm_core.tokenization.reference import load_reference, quiet
 from edgellm_core.tokenization.vocabulary import beyond_embedding, tell_turn_end
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import ModelFamily
     from edgellm_core.events import Reporter
+
+ADAPTED: Final = ("model", "normalizer", "decoder")
+"""Parts that are the same in every bundle; a target may write the splits of the pre-tokenizer in other words."""
 
 UNREADABLE: Final = "there is no tokenizer.json that can be read"
 
@@ -122,7 +126,7 @@ def check_tokenizer(
     if not reference.chat_template:
         reference.chat_template = family.chat_template()
     name = type(reference).__name__
-    found = _compare(folder, reference)
+    found = _compare(folder, reference, ADAPTED)
     if found.difference is not None:
         raise TokenizerDiffersError(checkpoint.directory, name, found.difference, written=False)
     record = earlier or TokenizerRecord(status="equal")
@@ -131,12 +135,12 @@ def check_tokenizer(
     return record.model_copy(update=proved)
 
 
-def _compare(folder: Path, reference: Any) -> Compared:
+def _compare(folder: Path, reference: Any, parts: Sequence[str] = PARTS) -> Compared:
     try:
         tokenizer = BundleTokenizer(folder)
     except TokenizerFileError:
         return Compared(0, 0, UNREADABLE)
-    return compare(tokenizer, reference)
+    return compare(tokenizer, reference, parts)
 
 
 def _completed(checkpoint: Checkpoint, template: str | None, folder: Path, report: Reporter) -> TokenizerRecord:
