@@ -94,12 +94,15 @@ def ggml_frequencies(reader: SecondReader, form: GgufForm, kind: str, rotated: i
     return frequencies * (keeps + (1 - keeps) / factor), scale
 
 
-def left_out_by_transformers(header: GgufHeader, form: GgufForm, config: Mapping[str, Any]) -> list[str]:
-    """Return the keys and tensors that change the math and that transformers' own reader would drop."""
+def left_out_by_transformers(header: GgufHeader, form: GgufForm, config: Mapping[str, Any]) -> list[str] | None:
+    """Return the keys and tensors that change the math and that transformers' own reader would drop.
+
+    None where it does not read the architecture at all.
+    """
     name = architecture(header)
     table = transformers_keys(name)
     if not table:
-        return []
+        return None
     prefix = f"{name}."
     keys = [
         key.removeprefix(prefix)

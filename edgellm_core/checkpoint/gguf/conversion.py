@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NUMBERS: Final = frozenset({"F32", "F16", "BF16"})
 """Element types that are kept."""
 
-CONVERSION_VERSION: Final = 2
+CONVERSION_VERSION: Final = 3
 """Raise it when the conversion writes something else; older conversions are then made again."""
 
 
@@ -165,7 +165,7 @@ def _dtype(plan: TensorPlan, types: Mapping[str, str]) -> str:
 
 
 def _tell(
-    header: GgufHeader, plan: TensorPlan, types: Mapping[str, str], left_out: Sequence[str], report: Reporter
+    header: GgufHeader, plan: TensorPlan, types: Mapping[str, str], left_out: Sequence[str] | None, report: Reporter
 ) -> None:
     """Say what a user could not know from the file."""
     wide = [
@@ -180,6 +180,11 @@ def _tell(
         report.note(f"The file has no {', '.join(zeros[:3])}{', …' if len(zeros) > 3 else ''}; zero is written.")
     if left_out:
         report.note(f"transformers' own reader would leave out {', '.join(left_out)}; edgellm reads and checks them.")
+    if left_out is None:
+        report.note(
+            f"transformers does not read GGUF architecture {architecture(header)!r}: the second reading has names and "
+            "values of the gguf package, and transformers' reader of metadata."
+        )
     report.note(f"All {len(header.tensors)} tensors and all metadata keys of the architecture are accounted for.")
 
 

@@ -71,6 +71,12 @@ def write_tokenizer(header: GgufHeader, directory: Path, report: Reporter) -> No
         settings.setdefault("add_bos_token", True)
     special = {key: fields.get(f"tokenizer.ggml.{part}_token_id") for key, part in _SPECIAL.items()}
     unsplit = _unsplit_tokens(tokens, kinds, {index for index in special.values() if index is not None})
+    if fields.get("tokenizer.ggml.model") != "gpt2":  # runs of blanks: the file has them as blanks, the vocabulary as ▁
+        unsplit = {
+            index: entry
+            for index, entry in unsplit.items()
+            if kinds[index] != USER_DEFINED or backend.id_to_token(index) == entry[0]
+        }
     description = _Description(backend)
     description.mend_added_tokens(unsplit, backend)
     _mend_spaces(description.parts, fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,6 +12,7 @@ from edgellm_core.checkpoint.gguf.conversion import converted_checkpoint, model_
 from edgellm_core.checkpoint.gguf.parts import read_gguf
 from edgellm_core.host import PluginHost
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
+from edgellm_core.tracing.configuration import load_config
 from tests.gguf_writing import write_gguf
 
 NO_WINDOW = {"use_sliding_window": False, "sliding_window": None, "layer_types": None}
@@ -56,4 +59,8 @@ def test_reading_gives_the_model_that_was_written(family, tmp_path, report, even
         # norms of Gemma were stored with 1 added, which rounds
         torch.testing.assert_close(found[name].reshape(value.shape), value, rtol=0, atol=1e-6 if "norm" in name else 0)
     assert not any("leave" in event.message for event in events if "float16" in event.message)
+    host = PluginHost.load()
+    config = json.loads((made / "config.json").read_text())
+    assert host.select(config).family.name == family.name
+    load_config(made, config, family, host.nearest)  # every key is one that transformers or the family reads
     torch.testing.assert_close(logits(made, 131), logits(source, 131), rtol=1e-4, atol=1e-5)

@@ -17,8 +17,8 @@ WORDS = ["<｜begin▁of▁sentence｜>", "<｜end｜>", "<think>", "tool call",
 KINDS = [3, 3, 4, 4, *[1] * (len(WORDS) - 4)]
 
 
-def write(path, *, model="gpt2", pre="gpt-2", words=WORDS, kinds=KINDS, **fields):
-    writer = gguf.GGUFWriter(str(path), "qwen2")
+def write(path, *, architecture="qwen2", model="gpt2", pre="gpt-2", words=WORDS, kinds=KINDS, **fields):
+    writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(words)
@@ -74,6 +74,17 @@ def test_space_in_front_of_a_text(tmp_path, report, prefix):
     found = made.convert_ids_to_tokens(made("a", add_special_tokens=False).input_ids)
     assert found == (["▁a"] if prefix else ["a"])
     assert made.decode(made("a", add_special_tokens=False).input_ids) == "a"
+
+
+def test_runs_of_blanks_in_a_gemma_vocabulary(tmp_path, report):
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "  ", "<table>"]
+    kinds = [3, 3, 3, 2, *[6] * 256, 1, 1, 4, 4]
+    header = write(tmp_path / "x.gguf", architecture="gemma3", model="llama", words=words, kinds=kinds)
+    write_tokenizer(header, tmp_path / "made", report)
+    made = AutoTokenizer.from_pretrained(tmp_path / "made")
+    ids = made("a  a<table>", add_special_tokens=False).input_ids
+    assert ids == [words.index(word) for word in ("a", "  ", "a", "<table>")]
+    assert made.decode(ids) == "a  a<table>"
 
 
 def test_all_chat_templates_are_kept(tmp_path, report):

@@ -111,7 +111,7 @@ def biases_without_that_of_the_output(folder: Path) -> Made:
     return made
 
 
-@case(outcome="right")
+@case(outcome="right", note="transformers does not read GGUF architecture 'granite'")
 def granite_scales(folder: Path) -> Made:
     """Four multipliers of Granite."""
     return model(
