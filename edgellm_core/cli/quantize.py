@@ -32,3 +32,5 @@ def quantize(source: str, out: Path, as_json: bool, no_cache: bool, **options: A
         size = sum(header.file_bytes for header in checkpoint.headers) / 2**20
         click.echo(f"{checkpoint.directory}: {size:.0f} MiB, {settings.precision}")
         click.echo(f"Build from it: edgellm build {checkpoint.directory}")
+        measured = f"edgellm compare {source} --precision {settings.precision} -o DIR"
+        click.echo(f"How close it is to the original: {measured}")

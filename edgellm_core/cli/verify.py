@@ -41,7 +41,7 @@ def verify(
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
-    """Compare the graph of BUNDLE with the model that it was built from.
+    """Compare the graph of BUNDLE with the checkpoint that it was built from: with the quantized one, where it is.
 
     A bundle that was exported without verification is marked as verified when it passes; nothing else is changed.
     """
@@ -61,6 +61,9 @@ def verify(
         click.echo(json.dumps({"verification": records["verification"].model_dump(), "checks": checks}))
     else:
         _print_table(result)
+        click.echo(f"The graph equals the {'quantized ' if loaded.manifest.quantization else ''}checkpoint.")
+        if loaded.manifest.quantization:
+            click.echo("How close that is to the unquantized original is another question: quality in bundle.json.")
 
 
 def _compare(
