@@ -118,7 +118,7 @@ def compare(
     return run(str(source), Path(out), asked, listener=listener)
 
 
-def detect(
+def detect(  # noqa: PLR0913  # options of the command
     source: str | os.PathLike[str],
     *,
     family: str | None = None,
@@ -126,6 +126,7 @@ def detect(
     revision: str | None = None,
     precision: str = "fp16",
     deep: bool = False,
+    target: str = "onnx",
     trust_remote_code: bool = False,
 ) -> Detection:
     """Say what a model is and what a build would take, as ``edgellm detect`` does; no weights are read.
@@ -136,20 +137,22 @@ def detect(
         plugin_paths: folders with further plugins.
         revision: branch, tag or commit of a hub repository.
         precision: precision that the estimates are for.
-        deep: also run one forward without weights and say what a trace would capture; the result then is a
-            :class:`edgellm_core.pipeline.deep_detection.DeepDetection`. Loads torch and transformers.
+        deep: also do what a build does before it reads weights: tokenizer, trace, surgery, and the account of every
+            tensor; the result then is a :class:`edgellm_core.pipeline.deep_detection.DeepDetection`. Loads torch and
+            transformers.
+        target: with ``deep``, form of the graph.
         trust_remote_code: with ``deep``, run the modeling code that the checkpoint brings itself.
 
     Raises:
         EdgellmError: the source can't be found or read.
     """
-    from edgellm_core.checkpoint.detection import detect as plain
+    from edgellm_core.pipeline.detection import detect as plain
 
     run: Callable[..., Detection] = plain
     if deep:
         from edgellm_core.pipeline.deep_detection import detect_deep
 
-        run = functools.partial(detect_deep, trust_remote_code=trust_remote_code)
+        run = functools.partial(detect_deep, target=target, trust_remote_code=trust_remote_code)
     return run(str(source), family=family, plugin_paths=plugin_paths, revision=revision, precision=precision)
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgellm_core.checkpoint.preflight import Metadata, Summary, read_metadata, summarize
-from edgellm_core.host import PluginHost, Selection
-from edgellm_core.registry import ModelRegistry
+from edgellm_core.checkpoint.preflight import Metadata, Summary, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from edgellm_core.host import PluginHost, Selection
 
 GENERIC_FAMILY = "generic"
 
@@ -26,6 +23,9 @@ class Detection:
         model_type: as config.json says; None where it does not.
         architectures: as config.json says.
         summary: sizes, estimates and what will not work.
+        checked: what was looked at, in words.
+        not_checked: what only a build sees, or ``--deep``.
+        remarks: disagreements of the files that have no consequence.
     """
 
     selection: Selection
@@ -33,6 +33,9 @@ class Detection:
     model_type: str | None
     architectures: tuple[str, ...]
     summary: Summary
+    checked: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return everything in types of JSON."""
@@ -50,36 +53,10 @@ class Detection:
             "model_type": self.model_type,
             "architectures": list(self.architectures),
             **summary,
+            "checked": list(self.checked),
+            "not_checked": list(self.not_checked),
+            "remarks": list(self.remarks),
         }
-
-
-def detect(
-    source: str,
-    *,
-    family: str | None = None,
-    plugin_paths: Sequence[Path] = (),
-    revision: str | None = None,
-    precision: str = "fp16",
-    registry: ModelRegistry | None = None,
-    host: PluginHost | None = None,
-) -> Detection:
-    """Say what a model is and what a build of it would take; reads no weights.
-
-    Args:
-        source: name in the registry, ``owner/name`` on the hub, a directory, or a ``.gguf`` file.
-        family: family to force.
-        plugin_paths: folders with plugins.
-        revision: branch, tag or commit of a hub repository.
-        precision: precision that the estimates are for.
-        registry: known models; by default the registry that ships with edgellm.
-        host: loaded plugins; by default they are loaded here.
-
-    Raises:
-        UserError: the source can't be found or read, or the family is unknown.
-    """
-    host = host or PluginHost.load(plugin_paths=plugin_paths)
-    metadata = read_metadata(source, registry=registry or ModelRegistry.load(), revision=revision, host=host)
-    return judge(metadata, host, family=family, precision=precision)
 
 
 def judge(metadata: Metadata, host: PluginHost, *, family: str | None, precision: str) -> Detection:

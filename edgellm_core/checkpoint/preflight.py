@@ -18,6 +18,7 @@ from edgellm_core.checkpoint.errors import (
 )
 from edgellm_core.checkpoint.estimate import StageEstimate, estimate_stages, stage
 from edgellm_core.checkpoint.json_files import read_config
+from edgellm_core.checkpoint.known_models import causal_model_types
 from edgellm_core.checkpoint.location import Location, SourceKind, locate
 from edgellm_core.checkpoint.machine import available_memory, free_disk
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
@@ -318,8 +319,10 @@ def _tokenizer_problems(directory: Path | None) -> Iterable[str]:
 
 
 def _other_architectures(config: Mapping[str, Any]) -> list[str]:
-    """Return the architectures if there are some and none is a causal language model."""
+    """Return the architectures if there are some and none is a causal language model, nor is the model type."""
     names = config.get("architectures")
+    if config.get("model_type") in causal_model_types():  # Gemma3ForConditionalGeneration is one
+        return []
     if not isinstance(names, list) or any(str(name).endswith(CAUSAL_SUFFIXES) for name in names):
         return []
     return [str(name) for name in names]

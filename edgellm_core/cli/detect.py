@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 @click.option("--precision", type=click.Choice(list(ELEMENT_TYPES)), default="fp16", show_default=True)
 @click.option(
     "--deep", is_flag=True,
-    help="Also run one forward without weights and say, layer by layer, what a trace captures. Loads torch.",
+    help="Also do what a build does before it reads weights: compare the tokenizer, trace, account for every tensor; "
+    "and say, layer by layer, what a trace captures. Loads torch.",
 )  # fmt: skip
+@click.option("--target", default="onnx", show_default=True, help="With --deep: form of the graph.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def detect(source: str, *, deep: bool, as_json: bool, **options: Any) -> None:
@@ -80,11 +82,15 @@ def _lines(detection: Detection) -> Iterator[str]:
             yield f"  {stage.stage:<16}{_size(stage.ram):>10}{_size(stage.disk):>12}{short}"
         yield f"  {'available':<16}{_size(summary.ram_available):>10}{_size(summary.disk_available):>12}"
     yield ""
+    yield from detection.remarks
     if summary.will_not_work:
         yield "Will not work:"
         yield from (f"  - {problem}" for problem in summary.will_not_work)
     else:
-        yield "Nothing speaks against a build; verification decides."
+        yield "Nothing that was checked speaks against a build."
+    for title, items in (("Checked:", detection.checked), ("Not checked:", detection.not_checked)):
+        yield title
+        yield from (f"  - {item}" for item in items)
 
 
 def _dimension_rows(dimensions: Dimensions) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ def survey_lines(detection: Any) -> Iterator[str]:
     """Yield the lines about a ``DeepDetection``'s survey."""
     survey: Survey = detection.survey
     yield ""
+    yield from map(str, detection.left_out)
     if survey.family_hooks:
         yield f"Family {detection.selection.family.name!r} brings {', '.join(map(_call, survey.family_hooks))}."
     if survey.refusal is not None:

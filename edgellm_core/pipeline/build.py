@@ -31,6 +31,7 @@ from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.answers import answers_stage
+from edgellm_core.pipeline.checks import check_files, require_types
 from edgellm_core.pipeline.closeness import closeness_warning
 from edgellm_core.pipeline.engine import EnginePlan, engine_stage, plan_engine
 from edgellm_core.pipeline.export import Export, export_graph
@@ -219,7 +220,7 @@ def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan
         trust_remote_code=job.settings.trust_remote_code,
         host=job.host,
     )
-    runtime_record(checkpoint.directory)  # refuses wrong settings before the long stages
+    check_files(checkpoint)
     layout = layout_of(checkpoint)
     if layout is not None:
         report.note(f"The checkpoint is quantized: {layout.describe()}.")
@@ -254,7 +255,7 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
     def body(report: Reporter) -> dict[str, Any]:
         from edgellm_core.verification.gate import verify_graph
 
-        _require_types(job, checkpoint, selection, export, report)
+        require_types(export.graph.model, checkpoint, selection, settings.compute_precision, report)
         result = verify_graph(
             export.model_path,
             checkpoint,
@@ -270,21 +271,6 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
 
     record: dict[str, Any] = job.runner.resume("verify", job.workspace, fingerprint, body)
     return record
-
-
-def _require_types(job: Job, checkpoint: Checkpoint, selection: Selection, export: Export, report: Reporter) -> None:
-    """Refuse a graph that computes in a narrower type than the original.
-
-    Raises:
-        NarrowComputationError: naming layer, node and operator.
-    """
-    from edgellm_core.tracing.configuration import load_config
-    from edgellm_core.verification.narrow_computation import require_types_of_original
-
-    config = load_config(
-        checkpoint.directory, checkpoint.config, selection.family, trust_remote_code=checkpoint.trust_remote_code
-    )
-    require_types_of_original(export.graph.model, config, job.settings.compute_precision, report)
 
 
 def _registered_tolerance(job: Job) -> float | None:

@@ -6,10 +6,10 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.memory import collected_soon
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
-from edgellm_core.pipeline.quantized import layout_of, plain_names, quantized_model, remaining_dimensions
-from edgellm_core.pipeline.trace_cache import store_template, trace_key
+from edgellm_core.pipeline.quantized import quantized_model, remaining_dimensions
+from edgellm_core.pipeline.template import make_template, template_key
+from edgellm_core.pipeline.trace_cache import store_template
 from edgellm_core.settings import ELEMENT_TYPES
 from edgellm_core.targets import load_class
 
@@ -100,17 +100,11 @@ def export_graph(
     """
     from edgellm_core.weights.left_out import LeftOut
 
-    key = trace_key(
-        checkpoint.config,
-        plain_names(checkpoint.tensors, layout_of(checkpoint)),
-        selection,
-        settings.compute_precision,
-        full_depth=settings.full_depth,
-        own_code=checkpoint.code_digest(),
-    )
+    precision = settings.compute_precision
+    key = template_key(checkpoint, selection, precision, full_depth=settings.full_depth)
     template = _trace_stage(key, checkpoint, selection, settings, host, runner)
     lowered: LoweredGraph = runner.run(
-        "surgery", lambda _report: lower(template, checkpoint, selection, target, host, settings.compute_precision)
+        "surgery", lambda _report: lower(template, checkpoint, selection, target, host, precision)
     )
     fingerprint = digest_of(checkpoint.fingerprint(), key, target.name, target.attention_scores, code_digest())
     bound: dict[str, Any] = runner.resume(
@@ -147,25 +141,14 @@ def _trace_stage(
         return stored
 
     def body(report: Reporter) -> Template:
-        from edgellm_core.tracing.configuration import load_config
-        from edgellm_core.tracing.trace import trace
-
-        config = load_config(
-            checkpoint.directory,
-            checkpoint.config,
-            selection.family,
-            host.nearest,
-            trust_remote_code=checkpoint.trust_remote_code,
+        return make_template(
+            checkpoint,
+            selection,
+            settings.compute_precision,
+            host=host,
+            full_depth=settings.full_depth,
+            report=report,
         )
-        with collected_soon():
-            return trace(
-                config,
-                selection.family,
-                settings.compute_precision,
-                full_depth=settings.full_depth,
-                report=report,
-                tensor_names=plain_names(checkpoint.tensors, layout_of(checkpoint)),
-            )
 
     template: Template = runner.run("trace", body)
     if settings.use_cache:
@@ -265,12 +248,24 @@ def bind_graph(
     bound = bind(plan.recipes, checkpoint.tensors, folder / DATA_FILE, report=report)
     attach(model, plan.recipes, bound.layout, location=DATA_FILE)
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())
-    write_configs(checkpoint, folder)
-    lowered.target.write_files(model, checkpoint, selection.family, folder)
-    if lowered.target.files_check:
-        for note in load_class(lowered.target.files_check)(folder, checkpoint, selection.family):
-            report.note(note)
+    write_side_files(lowered, checkpoint, selection, folder, report)
     return {"sha256": bound.sha256, "left_out": [asdict(group) for group in plan.left_out]}
+
+
+def write_side_files(
+    lowered: LoweredGraph, checkpoint: Checkpoint, selection: Selection, folder: Path, report: Reporter
+) -> None:
+    """Write the files beside a graph that need no weights, and let the target check what its runtime makes of them.
+
+    Raises:
+        EdgellmError: the runtime can't be told what it needs to know.
+    """
+    target, family = lowered.target, selection.family
+    write_configs(checkpoint, folder)
+    target.write_files(lowered.model, checkpoint, family, folder)
+    if target.files_check:
+        for note in load_class(target.files_check)(folder, checkpoint, family):
+            report.note(note)
 
 
 def write_configs(checkpoint: Checkpoint, folder: Path) -> None:

@@ -53,7 +53,12 @@ def test_summary_of_gguf(tmp_path, registry):
 @pytest.mark.parametrize(
     ("fields", "claimed", "problem"),
     [
-        ({"architectures": ["BertForMaskedLM"]}, False, "Its architecture is BertForMaskedLM, which is not a decoder"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"}, False, None),
+        (
+            {"architectures": ["BertForMaskedLM"], "model_type": "vit"},
+            False,
+            "Its architecture is BertForMaskedLM, which is not a decoder",
+        ),
         ({"architectures": ["BertForMaskedLM"]}, True, None),
         ({"architectures": ["GPT2LMHeadModel"]}, False, None),
         ({"architectures": None}, False, None),

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from edgellm_core import api
-from edgellm_core.checkpoint.detection import detect
 from edgellm_core.cli import edgellm
 from edgellm_core.errors import EdgellmError
+from edgellm_core.pipeline.detection import detect
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 
 CONFIG = {
@@ -80,7 +80,9 @@ def test_text_says_family_plugin_reason_sizes_and_verdict(checkpoints):
         "context      128 tokens",
         "Estimates for fp16, at most:",
         "verify  ",
-        "Nothing speaks against a build",
+        "Nothing that was checked speaks against a build.",
+        "Checked:\n  - names, headers and index",
+        "Not checked:\n  - settings of generation (--deep)",
     ):
         assert expected in result.output
 

@@ -13,6 +13,7 @@ A case is a function in ``tests/corpus/cases/<topic>.py`` that writes a checkpoi
   finds logits, greedy answers, token ids and chats equal to those of the original (``Made.original``, the source itself
   by default). ``note`` is then a part of what the build has to say aloud.
 - ``outcome="refused"``: the build ends with an ``EdgellmError`` whose message holds ``message``; nothing is published.
+  ``detect --deep`` says the same, but where ``values_only`` is stated.
 
 ``settings`` are settings of the build (``precision`` is fp32 unless stated). ``lengths`` are the lengths of the prompts
 that are compared, ``new_tokens`` those of the answers. ``tests/corpus/test_corpus.py`` runs all cases, and
@@ -57,6 +58,8 @@ class CorpusCase:
         make: writes it into a folder.
         outcome: what a build has to do.
         message: part of the error of a refusal.
+        values_only: a refusal that only values of weights, or numbers computed from them, can show; ``detect`` says
+            that it did not look at them.
         note: part of what a successful build says.
         settings: settings of the build.
         lengths: tokens of the prompts that are compared.
@@ -70,6 +73,7 @@ class CorpusCase:
     make: Callable[[Path], Made]
     outcome: Literal["right", "refused"]
     message: str = ""
+    values_only: bool = False
     note: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     lengths: tuple[int, ...] = (3, 40)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgellm_core import build, load_bundle
+from edgellm_core import build, detect, load_bundle
 from edgellm_core.errors import EdgellmError
+from edgellm_core.pipeline.detection import NUMBERS, VALUES
+from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.runtime.session import DecoderSession
 from edgellm_core.runtime.text import TextGenerator
-from tests.corpus.case import CorpusCase, all_cases
+from tests.corpus.case import CorpusCase, Made, all_cases
 from tests.corpus.independent import answers, largest_error, load_original, prompts
 from tests.corpus.independent_tokenizer import difference
 
@@ -56,3 +58,31 @@ def test_case(case: CorpusCase, tmp_path: Path):
     if case.new_tokens:
         mine, theirs = answers(out, model, rows, case.new_tokens)
         assert mine == theirs
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_detect_agrees_with_build(case: CorpusCase, tmp_path: Path):
+    problems = detected_problems(case, case.make(tmp_path))
+    if case.outcome == "right":
+        assert not problems
+    elif not case.values_only:  # where only values show it, detect says that it did not look at them
+        assert case.message in problems, "a refusal that only values of weights show states values_only"
+
+
+def detected_problems(case: CorpusCase, made: Made) -> str:
+    """Return what ``detect --deep`` says will not work, with the settings of the build."""
+    settings = BuildSettings(**{"precision": "fp32", "engine": "none", **case.settings})
+    try:
+        found = detect(
+            made.source,
+            deep=True,
+            precision=settings.compute_precision,
+            target=settings.target,
+            family=settings.family,
+            plugin_paths=settings.plugin_paths,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except EdgellmError as error:
+        return str(error)
+    assert {VALUES, NUMBERS} <= set(found.not_checked)
+    return "\n".join(found.summary.will_not_work)

@@ -17,6 +17,7 @@ from edgellm_core.checkpoint.gguf.forms import find_form
 from edgellm_core.checkpoint.gguf.metadata import architecture, stop_tokens
 from edgellm_core.checkpoint.gguf.plan import complete_plan, plan_tensors
 from edgellm_core.checkpoint.shards import SINGLE_FILE
+from edgellm_core.checkpoint.tensors import TensorEntry
 from edgellm_core.memory import release_memory
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.checkpoint.gguf.header import GgufHeader
     from edgellm_core.checkpoint.gguf.plan import TensorPlan
+    from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.contract import ModelFamily
     from edgellm_core.events import Reporter
     from edgellm_core.gguf_form import GgufForm
@@ -85,6 +87,42 @@ def converted_checkpoint(header: GgufHeader, digest: str, host: PluginHost, repo
     )
     report.note(f"Dequantized in {report.seconds:.1f} s.")
     return directory
+
+
+def described_tensors(header: GgufHeader, host: PluginHost, directory: Path) -> TensorIndex:
+    """Return the tensors that a conversion would write, and write its config.json; no weights are read.
+
+    Args:
+        header: of the file, or of all parts.
+        host: plugins; one of their families reads the architecture.
+        directory: where config.json goes.
+
+    Raises:
+        GgufArchitectureError: no family reads the architecture.
+        GgufAccountError: a key or a tensor would be lost, or the model lacks one.
+        GgufConversionError: transformers can't make the config.
+    """
+    from edgellm_core.checkpoint.gguf.model import outline_model
+
+    family, form = find_form(host, header)
+    reading = read_gguf_config(header, family, form)
+    plan = plan_tensors(header, reading.config, form)
+    _refuse(header, [*reading.findings, *plan.findings])
+    _write_json(directory / "config.json", reading.config)
+    with _quiet(), _conversion_errors(header):
+        plan = complete_plan(plan, outline_model(directory).shapes, form.renamed)
+    _refuse(header, plan.findings)
+    return {
+        target.name: TensorEntry(
+            name=target.name,
+            element_type="F16",
+            shape=target.shape,
+            file=directory / SINGLE_FILE,
+            offset=0,
+            nbytes=2 * math.prod(target.shape),
+        )
+        for target in plan.targets
+    }
 
 
 def written_bytes(header: GgufHeader) -> int:

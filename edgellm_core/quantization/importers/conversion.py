@@ -12,6 +12,7 @@ import numpy as np
 from edgellm_core.checkpoint.conversion_cache import conversion_directory, write_conversion
 from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.checkpoint.shards import INDEX_FILE, SINGLE_FILE
+from edgellm_core.checkpoint.tensors import TensorEntry
 from edgellm_core.checkpoint.tokenizer_files import TEMPLATE_FOLDER
 from edgellm_core.quantization.importers.source import ForeignCheckpoint, NewTensor
 from edgellm_core.quantization.layout import MIXED, QUANT_CONFIG
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from edgellm_core.checkpoint.tensors import TensorEntry, TensorIndex
+    from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.events import Reporter
     from edgellm_core.quantization.importers.source import Imported, Importer
 
@@ -71,9 +72,7 @@ def canonical_directory(
     result = conversion_directory(key, VERSION)
     if result.is_dir():
         return result
-    source = ForeignCheckpoint(directory=directory, settings=config["quantization_config"], tensors=tensors)
-    imported = importer(source)
-    _require_one_description(source, imported)
+    imported = read_foreign(directory, config, tensors, importer)
     new = _all_tensors(tensors, imported)
     for note in imported.notes:
         report.note(note)
@@ -89,6 +88,18 @@ def canonical_directory(
     needed = sum(math.prod(t.shape) * ELEMENT_BYTES[t.element_type] for t in new.values())
     write_conversion(result, write, what=f"Converting '{directory}'", needed=needed)
     return result
+
+
+def read_foreign(directory: Path, config: Mapping[str, Any], tensors: TensorIndex, importer: Importer) -> Imported:
+    """Return what an importer finds in a checkpoint, after checking that it describes every layer once.
+
+    Raises:
+        UserError: something of it can't be represented, is missing, or contradicts itself; one class per cause.
+    """
+    source = ForeignCheckpoint(directory=directory, settings=config["quantization_config"], tensors=tensors)
+    imported = importer(source)
+    _require_one_description(source, imported)
+    return imported
 
 
 def _require_one_description(source: ForeignCheckpoint, imported: Imported) -> None:
@@ -118,6 +129,39 @@ def _require_equal_side_file(source: ForeignCheckpoint) -> None:
             other, own = beside.get(synonyms.get(key, key)), source.settings.get(key)
             if None not in (other, own) and str(other).lower() != str(own).lower():
                 source.contradict(f"{key} is {own!r} in config.json and {other!r} in {name}")
+
+
+def described_tensors(
+    directory: Path, config: Mapping[str, Any], tensors: TensorIndex, importer: Importer, folder: Path
+) -> TensorIndex:
+    """Return the tensors that a conversion would write, and write into a folder what describes them; no weights.
+
+    Args:
+        directory: the checkpoint.
+        config: its config.json.
+        tensors: its tensors.
+        importer: reads them.
+        folder: where config.json and the description go.
+
+    Raises:
+        UserError: something of it can't be represented; one class per cause.
+    """
+    imported = read_foreign(directory, config, tensors, importer)
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    (folder / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+    _write_description(folder / QUANT_CONFIG, imported)
+    made = {}
+    for name, tensor in _all_tensors(tensors, imported).items():
+        nbytes = math.prod(tensor.shape) * ELEMENT_BYTES[tensor.element_type]
+        made[name] = TensorEntry(
+            name=name,
+            element_type=tensor.element_type,
+            shape=tuple(tensor.shape),
+            file=folder / SINGLE_FILE,
+            offset=0,
+            nbytes=nbytes,
+        )
+    return made
 
 
 def _all_tensors(tensors: TensorIndex, imported: Imported) -> dict[str, NewTensor | TensorEntry]:

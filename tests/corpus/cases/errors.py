@@ -34,7 +34,7 @@ def heads_that_do_not_divide_unproved(folder: Path) -> Made:
     return Made(llama(folder, hidden_size=40, num_attention_heads=5, num_key_value_heads=2, head_dim=8))
 
 
-@case(outcome="refused", message="itself can't run (transformers, float32): RuntimeError")
+@case(outcome="refused", values_only=True, message="itself can't run (transformers, float32): RuntimeError")
 def original_that_stops(folder: Path) -> Made:
     """A window of no tokens, at which transformers' own forward raises."""
     return with_config(folder, sliding_window=0)

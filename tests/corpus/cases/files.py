@@ -99,7 +99,7 @@ def tensor_in_two_files(folder: Path) -> Made:
     return Made(source, original)
 
 
-@case(outcome="refused", message="'model.layers.0.input_layernorm.weight' lies in")
+@case(outcome="refused", values_only=True, message="'model.layers.0.input_layernorm.weight' lies in")
 def tensor_in_two_files_differs(folder: Path) -> Made:
     """A tensor that two files hold, with one number changed; transformers takes the last without a word."""
     source, _original = sharded(folder)
@@ -184,7 +184,7 @@ def tied_in_another_type(folder: Path) -> Made:
     return Made(source)
 
 
-@case(outcome="refused", message="ties 'lm_head.weight' to 'model.embed_tokens.weight'")
+@case(outcome="refused", values_only=True, message="ties 'lm_head.weight' to 'model.embed_tokens.weight'")
 def tied_but_different(folder: Path) -> Made:
     """An output head that config.json ties to the embedding and that differs from it."""
     source = llama(folder, tie_word_embeddings=True)

@@ -52,7 +52,12 @@ def large_scores_in_bfloat16(folder: Path) -> Made:
     return Made(large_keys(folder))
 
 
-@case(outcome="refused", settings={"precision": "fp16"}, message="'model.layers.1.mlp.down_proj' in decoder layer 1")
+@case(
+    outcome="refused",
+    values_only=True,
+    settings={"precision": "fp16"},
+    message="'model.layers.1.mlp.down_proj' in decoder layer 1",
+)
 def activation_beyond_float16(folder: Path) -> Made:
     """Values inside an MLP that leave float16's range, and come back."""
     source = llama(folder)
@@ -88,7 +93,7 @@ def squares_in_float16(folder: Path) -> Made:
     return Made(llama(folder))
 
 
-@case(outcome="refused", settings=narrow("rounded-frequencies"), message="exceeds 0.0001")
+@case(outcome="refused", values_only=True, settings=narrow("rounded-frequencies"), message="exceeds 0.0001")
 def frequencies_in_float16(folder: Path) -> Made:
     """RoPE frequencies that were rounded to float16."""
     return Made(llama(folder))

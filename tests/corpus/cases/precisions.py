@@ -23,7 +23,7 @@ def bfloat16(folder: Path) -> Made:
     return Made(llama(folder, dtype="bfloat16"))
 
 
-@case(outcome="refused", settings={"precision": "fp16"}, message="--precision bf16")
+@case(outcome="refused", values_only=True, settings={"precision": "fp16"}, message="--precision bf16")
 def weight_beyond_float16(folder: Path) -> Made:
     """A weight that float16 can't hold."""
     source = llama(folder)

@@ -102,7 +102,9 @@ def gptq_layers_of_both_formats(folder: Path) -> Made:
     return packed(folder, GPTQ, gptq, change=second)
 
 
-@case(outcome="refused", message="steps in every layer, so the zero points are those of the other label")
+@case(
+    outcome="refused", values_only=True, message="steps in every layer, so the zero points are those of the other label"
+)
 def gptq_asymmetric_under_the_other_label(folder: Path) -> Made:
     """sym: false, zero points as the second format stores them, and the label of the first."""
     return packed(folder, GPTQ | {"sym": False}, gptq_v2, symmetric=False)
@@ -278,19 +280,19 @@ def with_scale(value):
     return change
 
 
-@case(outcome="refused", message="has the value -1")
+@case(outcome="refused", values_only=True, message="has the value -1")
 def gptq_negative_scale(folder: Path) -> Made:
     """A scale below zero."""
     return packed(folder, GPTQ, gptq, change=with_scale(-1))
 
 
-@case(outcome="refused", message="has the value nan")
+@case(outcome="refused", values_only=True, message="has the value nan")
 def awq_scale_that_is_no_number(folder: Path) -> Made:
     """A scale of NaN."""
     return packed(folder, AWQ, awq, change=with_scale(np.nan))
 
 
-@case(outcome="refused", message="has the value 0")
+@case(outcome="refused", values_only=True, message="has the value 0")
 def gptq_scale_of_zero(folder: Path) -> Made:
     """A scale of zero over codes that are not."""
     return packed(folder, GPTQ, gptq, change=with_scale(0))
