@@ -42,10 +42,14 @@ def open_original(subject: Subject, *, rounded: bool = True, element_type: str =
         ScaleRangeError: the graph is float16, which can't hold a scale.
         RoundingReferenceMissingError: inputs, keys or values are rounded, and ModelOpt is not installed.
     """
+    from edgellm_core.verification.quantized_reference import install_rounding, round_embedded
+
     if subject.layout is None:
         narrow = subject.precision if rounded else element_type
-        return Original(weights=OriginalWeights(subject, element_type=element_type, rounded_to=narrow))
-    from edgellm_core.verification.quantized_reference import install_rounding
+        weights = OriginalWeights(subject, element_type=element_type, rounded_to=narrow)
+        if narrow == "fp16" and weights.depth and subject.looks_up_products:
+            round_embedded(weights.layers[0], Synchronizer())
+        return Original(weights=weights)
     from edgellm_core.verification.rounding_points import key_order
 
     weights = OriginalWeights(subject, rounded_to=subject.element_type)

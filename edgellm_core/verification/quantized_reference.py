@@ -81,7 +81,7 @@ def install_rounding(
     modules = dict(model.named_modules())
     _, layers = find_stack(model)
     if EMBEDS in subject.rounding_points:
-        layers[0].register_forward_pre_hook(_embedded(scale_type, synchronizer), with_kwargs=True)
+        round_embedded(layers[0], synchronizer, scale_type)
     for name, form in subject.layout.linears.items():
         transform = input_transform(form, stored.of_linear(name, form, weight=False), scale_type)
         if transform is None:
@@ -94,6 +94,17 @@ def install_rounding(
         return None
     roundings = _kv_roundings(subject, stored, torch.float32 if exact else scale_type)
     return lambda: RoundedCache(model.config, roundings, synchronizer)
+
+
+def round_embedded(layer: nn.Module, synchronizer: Synchronizer, element_type: torch.dtype = torch.float16) -> None:
+    """Round what enters the first layer, as a table is rounded that holds a factor too.
+
+    Args:
+        layer: the first decoder layer.
+        synchronizer: sees, and may replace, every rounded number.
+        element_type: type of the table.
+    """
+    layer.register_forward_pre_hook(_embedded(element_type, synchronizer), with_kwargs=True)
 
 
 def _hook(place: str, transform: Rounding, synchronizer: Synchronizer) -> Any:

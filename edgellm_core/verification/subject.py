@@ -79,6 +79,14 @@ class Subject:
         return can_be_cut(self.graph.graph, self.depth)
 
     @property
+    def looks_up_products(self) -> bool:
+        """Whether embeddings come from a table beside the graph, which holds a factor too and is rounded with it."""
+        from edgellm_core.verification.rounding_points import embeds_are_made
+
+        named = any(value.name == "inputs_embeds" for value in self.graph.graph.input)
+        return named and not embeds_are_made(self.graph)
+
+    @property
     def one_token(self) -> bool:
         """Whether the graph takes one token a step."""
         ids = [value for value in self.graph.graph.input if value.name == "input_ids"]

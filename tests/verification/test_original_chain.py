@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -35,7 +36,9 @@ def subject_of(folder, model_type, precision="fp32"):
     write_tiny_checkpoint(folder, tiny_config(model_type), tokenizer=False)
     config = AutoConfig.from_pretrained(folder)
     tensors = index_tensors(read_headers(folder))
-    return Subject(graph=None, folder=folder, directory=folder, config=config, precision=precision, tensors=tensors)
+    return Subject(
+        graph=onnx.ModelProto(), folder=folder, directory=folder, config=config, precision=precision, tensors=tensors
+    )
 
 
 def run(weights, plays, parts, **options):

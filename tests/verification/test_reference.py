@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -31,7 +32,9 @@ def test_weights_and_buffers_are_those_that_transformers_loads_in_bfloat16(model
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     config = AutoConfig.from_pretrained(tmp_path)
     tensors = index_tensors(read_headers(tmp_path))
-    subject = Subject(graph=None, folder=tmp_path, directory=tmp_path, config=config, precision="bf16", tensors=tensors)
+    subject = Subject(
+        graph=onnx.ModelProto(), folder=tmp_path, directory=tmp_path, config=config, precision="bf16", tensors=tensors
+    )
     weights = OriginalWeights(subject, rounded_to="bf16")
     weights.load(Part(-1, weights.depth + 1))
     made = weights.model
