@@ -122,6 +122,17 @@ class EmptyPromptError(UserError):
         super().__init__("The prompt must have at least one token; got none. Give some text, or use --chat.")
 
 
+class InvalidTextError(UserError):
+    """The text is no Unicode text."""
+
+    def __init__(self, position: int, character: str) -> None:
+        """Name the character."""
+        super().__init__(
+            f"Text must be valid Unicode; character {position} is {character!a}, half of a pair, which bytes that "
+            "are not UTF-8 become. Write the text in UTF-8."
+        )
+
+
 class PromptTooLongError(UserError):
     """The prompt leaves no room for an answer."""
 

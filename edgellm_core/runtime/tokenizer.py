@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from edgellm_core.errors import one_line
 from edgellm_core.runtime.chat_template import choose_template, read_chat_templates, render_chat
-from edgellm_core.runtime.errors import TokenizerFileError
+from edgellm_core.runtime.errors import InvalidTextError, TokenizerFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,8 +86,13 @@ class BundleTokenizer:
                 rendered chat, whose template writes them.
 
         Raises:
+            InvalidTextError: the text holds half a surrogate pair.
             TokenizerFileError: the tokenizer has no token for a part of the text, nor one for what it does not know.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidTextError(error.start, text[error.start]) from error
         path = self._directory / "tokenizer.json"
         ids: list[int] = _told(path, lambda: self.backend.encode(text, add_special_tokens=add_special_tokens)).ids
         return ids

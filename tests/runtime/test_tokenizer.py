@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from edgellm_core.runtime.errors import TokenizerFileError
+from edgellm_core.runtime.errors import InvalidTextError, TokenizerFileError
 from edgellm_core.runtime.tokenizer import REPLACEMENT, BundleTokenizer
 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
@@ -71,6 +71,12 @@ def test_streamed_pieces_are_the_whole_text(bundles, kind, ids):
     if kind == "byte_level" or REPLACEMENT not in whole:
         assert streamed == whole
     assert stream.flush() == ""
+
+
+@pytest.mark.parametrize("text", ["\ud800", "half \udcff of a pair"])
+def test_text_that_is_no_unicode_is_named(bundles, text):
+    with pytest.raises(InvalidTextError, match=r"character \d+ is '\\ud[8c]\w\w', half of a pair"):
+        next(iter(bundles.values())).encode(text)
 
 
 @given(text=st.text(max_size=30))
