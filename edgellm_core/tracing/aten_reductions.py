@@ -59,16 +59,15 @@ def topk(  # ATen's signature
     c: Converter,
     node: fx.Node,
     x: fx.Node,
-    k: int,
+    k: int | fx.Node,
     dim: int = -1,
     largest: bool = True,
     sorted: bool = True,  # noqa: A002
 ) -> Any:
     """Largest or smallest ``k`` along one axis, with their indices."""
-    if not isinstance(k, int):
-        msg = f"{node.target} of a computed count"
-        raise UnsupportedOperatorError(msg)
-    return c.emit("TopK", [c.values[x], c.ints(k)], 2, axis=dim, largest=int(largest), sorted=int(sorted))
+    del node
+    count = c.ints(k) if isinstance(k, int) else c.shape([k])
+    return c.emit("TopK", [c.values[x], count], 2, axis=dim, largest=int(largest), sorted=int(sorted))
 
 
 @TABLE.converts("gather.default")
@@ -76,6 +75,13 @@ def gather(c: Converter, _node: fx.Node, x: fx.Node, dim: int, index: fx.Node, *
     """Pick elements along one axis."""
     del sparse_grad  # for the backward pass
     return c.emit("GatherElements", [c.values[x], c.values[index]], axis=dim)
+
+
+@TABLE.converts("scatter.value")
+def scatter_value(c: Converter, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, value: float) -> Any:
+    """Write one number to the places that an index names along one axis."""
+    numbers = c.emit("Expand", [c.value(value, element_type(node)), c.emit("Shape", [c.values[index]])])
+    return c.emit("ScatterElements", [c.values[x], c.values[index], numbers], axis=dim)
 
 
 @TABLE.converts("index.Tensor")

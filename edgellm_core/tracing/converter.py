@@ -41,6 +41,8 @@ _SCALAR_OPERATORS: Final[Mapping[Any, str]] = {
     operator.mul: "Mul",
     operator.floordiv: "Div",
     operator.neg: "Neg",
+    torch.sym_min: "Min",
+    torch.sym_max: "Max",
 }
 
 

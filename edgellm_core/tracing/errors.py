@@ -117,6 +117,7 @@ class UntraceableModelError(UserError):
 
     def __init__(self, model: str, reason: str) -> None:
         """Name the model class and what it does."""
+        self.reason = reason
         super().__init__(f"{model} can't be exported: {reason}. A family plugin has to handle it.")
 
 

@@ -24,6 +24,7 @@ from edgellm_core.tracing.modeling_code import refused_as_untraceable
 from edgellm_core.tracing.norms import recorded_norms
 from edgellm_core.tracing.probe import cache_argument
 from edgellm_core.tracing.rope import recorded_rotations
+from edgellm_core.tracing.tensor_branches import both_sides
 from edgellm_core.tracing.weightless import restored_modules
 from edgellm_core.tracing.wrappers import family_wrappers
 
@@ -35,14 +36,15 @@ if TYPE_CHECKING:
 
     from edgellm_core.contract import ModelFamily
     from edgellm_core.tracing.layers import LayerStack
+    from edgellm_core.tracing.length_branches import LengthBranches
 
 EXAMPLE_BATCH: Final = 3
 EXAMPLE_SEQ: Final = 7
 EXAMPLE_PAST: Final = 5
 """Sizes of the example inputs: different from one another and from 0 and 1, which ``torch.export`` specialises on."""
 
-_LONGEST: Final = 4096
-"""Upper bound of the symbolic lengths; it stays out of the graph and only keeps slices of position tables legal."""
+ANY_CONTEXT: Final = 1 << 31
+"""Upper bound of the symbolic lengths of a model that states no context."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +171,7 @@ def _marked(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
 @contextlib.contextmanager
 def traceable_formulas(model: PreTrainedModel) -> Iterator[None]:
     """Replace in the body what a trace can't follow: loops over experts, complex numbers, branches on the length."""
-    with traceable_experts(model), complex_pairs(), dynamic_frequencies(model):
+    with traceable_experts(model), complex_pairs(), dynamic_frequencies(model), both_sides(model):
         yield
 
 
@@ -198,6 +200,7 @@ def export_program(
     mode: FakeTensorMode,
     *,
     one_token: bool,
+    branches: LengthBranches,
 ) -> TracedProgram:
     """Trace the model once with dynamic batch, sequence and past.
 
@@ -208,6 +211,7 @@ def export_program(
         states: what the layers carry.
         mode: the fake tensor mode of the model's parameters.
         one_token: trace a step of exactly one token.
+        branches: decides where the model's code asks for a length, and keeps where it did.
 
     Raises:
         UntraceableModelError: ``torch.export`` can't follow the model.
@@ -223,6 +227,7 @@ def export_program(
         refused_as_untraceable(type(model).__name__, "torch.export"),
         torch.no_grad(),
         semantic_operators(model, family, stack),
+        branches.decided(),
     ):
         program = torch.export.export(
             forward,
@@ -251,8 +256,8 @@ def example_inputs(tensors: Sequence[StateTensor], dtype: torch.dtype, *, one_to
 
 
 def _dynamic_shapes(model: PreTrainedModel, tensors: Sequence[StateTensor], *, one_token: bool) -> tuple[Any, ...]:
-    positions = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2 * _LONGEST)
-    longest = max(min(positions // 2 - 1, _LONGEST), 16)
+    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or ANY_CONTEXT)
+    longest = max(context // 2 - 1, 16)  # past and seq together stay within it: slices of position tables are legal
     batch, seq = Dim("batch", min=1, max=64), Dim("seq", min=1, max=longest - 2)
     past, total = Dim("past", min=0, max=longest), Dim("total", min=1, max=2 * longest)
     ids = {0: batch} if one_token else {0: batch, 1: seq}

@@ -21,6 +21,7 @@ from edgellm_core.tracing.graph_import import import_graph
 from edgellm_core.tracing.layer_states import LayerState, state_tensors
 from edgellm_core.tracing.layers import LayerStack, analyse_stack, depth_of, keep_traced_layers
 from edgellm_core.tracing.left_out import knowingly_left_out
+from edgellm_core.tracing.length_branches import LengthBranches
 from edgellm_core.tracing.modeling_code import quiet_libraries
 from edgellm_core.tracing.operators import DOMAIN
 from edgellm_core.tracing.probe import probe_cache
@@ -72,24 +73,34 @@ def trace(
         UntraceableModelError: the graph could not reproduce the model.
         PluginError: a wrapper of the family is wrong.
     """
-    whole = full_depth
+    whole, branches = full_depth, LengthBranches()
     with quiet_libraries():
         while True:
             try:
-                return _trace_once(
+                template = _trace_once(
                     copy.deepcopy(config),
                     family,
                     TORCH_TYPES[precision],
                     tensor_names,
                     full_depth=whole,
                     one_token=one_token,
+                    branches=branches,
                 )
+                for branch in branches.found:
+                    report.note(f"{branch}; {branches.consequence}.")
+                return template  # noqa: TRY300  # what follows is for the next attempt
+            except LongSideError as reason:
+                branches = LengthBranches(long=False, reason=str(reason))
             except NotStampableError as reason:
                 report.note(f"Tracing every layer, since {reason}.")
                 whole = True
             except SeveralTokensError:
                 report.note("The graph takes one token a step: prefill runs token by token.")
                 one_token = True
+
+
+class LongSideError(Exception):
+    """The side of long sequences of a branch in the model's code can't be traced."""
 
 
 class SeveralTokensError(Exception):
@@ -104,6 +115,7 @@ def _trace_once(
     *,
     full_depth: bool,
     one_token: bool,
+    branches: LengthBranches,
 ) -> Template:
     model = build_weightless(config, dtype)
     tied = tied_parameters(model)
@@ -115,12 +127,15 @@ def _trace_once(
     stack, states, mode = reduce_and_probe(model, family, full_depth=full_depth)
     rename = _parameter_naming(stack, tied)
     try:
-        traced = export_program(model, family, stack, states, mode, one_token=one_token)
+        traced = export_program(model, family, stack, states, mode, one_token=one_token, branches=branches)
         proto = to_onnx(traced, model, rename)
     except UntraceableModelError as error:
+        if branches.found and branches.long:
+            raise LongSideError(error.reason) from error
         if one_token or all(tensor.grows for tensor in state_tensors(states)):
             raise
         raise SeveralTokensError from error
+    branches.require_long_sides(config, type(model).__name__)
     if stack is not None and stack.guards:
         check_stampable(import_graph(proto), stack.path, stack.guards)
     return Template(

@@ -65,6 +65,6 @@ def test_a_context_is_scaled_with_the_length_that_it_is_a_multiple_of():
 def test_prompts_end_on_both_sides_of_each_length():
     _, edges = shorten({"key4096": 4096}, thresholds(4096))
     cases = plan_lengths(edges, vocabulary=50, one_token=False)
-    assert {8, 9, 10, 19} <= {len(case.rows[0]) for case in cases if case.name == "read whole"}
+    assert {8, 9, 10, 19} <= {case.chunks[0] for case in cases if case.name == "read whole"}
     assert {case.name for case in cases} == {"read whole", "read in chunks", "read token by token", "padded batch"}
     assert all(sum(case.chunks) == max(map(len, case.rows)) for case in cases)

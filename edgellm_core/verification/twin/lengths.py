@@ -73,25 +73,29 @@ def shorten(fields: Fields, thresholds: Sequence[Threshold]) -> tuple[Fields, li
 
 
 def plan_lengths(edges: Sequence[Edge], *, vocabulary: int, one_token: bool) -> list[Case]:
-    """Return the cases, shortest prompts first: whole, in chunks, token by token, padded.
+    """Return the cases, shortest prompts first: whole, in chunks, token by token, padded; each ends with single tokens.
+
+    No token comes twice while there are enough: equal tokens may be equal keys, and which of those a ``topk`` keeps is
+    nobody's promise.
 
     Args:
         edges: the lengths of the config.
         vocabulary: token ids are below this.
         one_token: the graph takes one token a step, so that chunks are what it does anyway.
     """
-    draw = np.random.default_rng(7)
-    text = tuple(int(token) for token in draw.integers(3, vocabulary, 4 * max([PLAIN_LENGTH, *_all(edges)])))
+    tokens = np.random.default_rng(7).permutation(np.arange(3, vocabulary))  # no token twice: see above
+    text = tuple(int(token) for token in np.resize(tokens, 4 * max([PLAIN_LENGTH, *_all(edges)])))
     whole = sorted(set(_all(edges)) | {PLAIN_LENGTH})
-    cases = [_case("read whole", [text[:length]], (length,), decode=2) for length in whole]
+    cases = [_case("read whole", [text[: length + 2]], (length, 1, 1)) for length in whole]
     for length in [edge.length for edge in edges] or [PLAIN_LENGTH // 2]:
         total = 2 * length + 3
         if not one_token:
-            cases.append(_case("read in chunks", [text[:total]], (length - 2, 4, total - length - 2), decode=2))
+            chunks = (length - 2, 4, total - length - 2, 1, 1)
+            cases.append(_case("read in chunks", [text[: total + 2]], chunks))
         cases.append(_case("read token by token", [text[: length + 4]], (length - 3, *[1] * 7)))
-        rows = [text[: length - 2], text[5 : 5 + length + 3]]
-        cases.append(_case("padded batch", rows, (length + 3,), decode=2))
-        cases.append(_case("padded batch", [text[: length + 1], text[3 : 3 + total]], (total,), decode=2))
+        short = [text[:length], text[5 : 5 + length + 5]]
+        cases.append(_case("padded batch", short, (length + 3, 1, 1)))
+        cases.append(_case("padded batch", [text[: length + 1], text[3 : 5 + total]], (total, 1, 1)))
     longest = whole[-1]
     cases.append(_case("read token by token", [text[:longest]], (1,) * longest))
     return cases
@@ -101,6 +105,5 @@ def _all(edges: Sequence[Edge]) -> list[int]:
     return [length for edge in edges for length in edge.lengths]
 
 
-def _case(name: str, rows: Sequence[tuple[int, ...]], chunks: tuple[int, ...], *, decode: int = 0) -> Case:
-    following = tuple(row[:decode] for row in rows)
-    return Case(name=name, prompts=tuple(range(len(rows))), rows=tuple(rows), chunks=chunks, following=following)
+def _case(name: str, rows: Sequence[tuple[int, ...]], chunks: tuple[int, ...]) -> Case:
+    return Case(name=name, prompts=tuple(range(len(rows))), rows=tuple(rows), chunks=chunks)

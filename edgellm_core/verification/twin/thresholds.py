@@ -140,13 +140,14 @@ def _judged(
         for path in paths_of_one
         if path[-1] == CONTEXT
     )
-    joint = _effect(small, paths, value, weights, scales=scales)
-    if joint is None:
+    alone = {path: _effect(small, [path], value, weights, scales=scales) for path in paths}
+    found = {path: exact for path, exact in alone.items() if exact is not None}
+    if not found and len(paths) > 1:  # what is stated twice may count only where both agree
+        joint = _effect(small, paths, value, weights, scales=scales)
+        found = {} if joint is None else dict.fromkeys(paths, joint)
+    if not found:
         return None
-    alone = [
-        path for path in paths if len(paths) > 1 and _effect(small, [path], value, weights, scales=scales) is not None
-    ]
-    return Threshold(paths=tuple(alone or paths), value=value, exact=joint, scales=scales)
+    return Threshold(paths=tuple(found), value=value, exact=any(found.values()), scales=scales)
 
 
 def _effect(
