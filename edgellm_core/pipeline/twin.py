@@ -217,7 +217,6 @@ def export_twin(
     from edgellm_core.checkpoint.source import open_directory
     from edgellm_core.pipeline.export import MODEL_FILE, bind_graph, lower
     from edgellm_core.targets.onnx import OnnxTarget
-    from edgellm_core.tracing.configuration import load_config
     from edgellm_core.tracing.trace import trace
     from edgellm_core.verification.twin.errors import TwinNotExportedError
 
@@ -226,12 +225,9 @@ def export_twin(
     folder.mkdir()
     try:
         checkpoint = open_directory(twin.directory, location, trust_remote_code=trust_remote_code)
-        config = load_config(
-            twin.directory, checkpoint.config, family, host.nearest, trust_remote_code=trust_remote_code
-        )
         names = list(checkpoint.tensors)
         template = trace(
-            config, family, PRECISION, full_depth=False, report=quiet, tensor_names=names, one_token=one_token
+            twin.config, family, PRECISION, full_depth=False, report=quiet, tensor_names=names, one_token=one_token
         )
         lowered = lower(template, checkpoint, selection, OnnxTarget(), host, PRECISION)
         bind_graph(lowered, template, checkpoint, selection, folder, quiet)

@@ -62,13 +62,13 @@ def chunks(folder: Path) -> Made:
 
 
 @case(outcome="right", lengths=(3, 100), note="max_position_embeddings (256, 9 in the twin)")
-def dynamic_ntk(folder: Path) -> Made:
+def dynamic_ntk_beyond_prompts(folder: Path) -> Made:
     """RoPE whose base grows with the length beyond the context."""
     return Made(llama(folder, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}))
 
 
 @case(outcome="right", lengths=(3, 200))
-def yarn(folder: Path) -> Made:
+def yarn_over_long_prompts(folder: Path) -> Made:
     """YaRN over eight times the original context."""
     rope = {"rope_type": "yarn", "factor": 8.0, "rope_theta": 10000.0, "original_max_position_embeddings": 32}
     return Made(llama(folder, rope_parameters=rope))
@@ -111,7 +111,7 @@ def window_in_a_buffer(folder: Path) -> Made:
 
 
 @case(outcome="right", lengths=(3, 40))
-def recurrent(folder: Path) -> Made:
+def recurrent_mamba2(folder: Path) -> Made:
     """Mamba 2, which reads one token a step."""
     return Made(
         write_tiny_checkpoint(
