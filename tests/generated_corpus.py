@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.corpus.case import all_cases
@@ -37,4 +38,11 @@ def corpus_page(table: Callable[[tuple[str, ...], list[tuple[str, ...]]], str]) 
 
 
 def _settings(settings: Any) -> str:
-    return ", ".join(f"{name}={value}" for name, value in settings.items())
+    return ", ".join(f"{name}={_shown(value)}" for name, value in settings.items())
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text; of a path its name, which is the same on every machine."""
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(_shown, value))
+    return value.name if isinstance(value, Path) else str(value)

@@ -26,6 +26,7 @@ from edgellm_core.bundle.errors import (
 )
 from edgellm_core.bundle.proof import (
     AnswersRecord,
+    ArithmeticRecord,
     QualityRecord,
     Record,
     RuntimeRecord,
@@ -40,6 +41,7 @@ __all__ = [
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
     "AnswersRecord",
+    "ArithmeticRecord",
     "EngineRecord",
     "FamilyRecord",
     "FileRecord",

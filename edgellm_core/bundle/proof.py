@@ -86,6 +86,31 @@ class TwinRecord(Record):
     reason: str | None = None
 
 
+ArithmeticSide = Literal["graph", "original"]
+"""What was run in float16."""
+
+
+class ArithmeticRecord(Record):
+    """What float16 arithmetic costs on this machine; measured and not judged, since a device has other kernels.
+
+    Attributes:
+        side: the graph, or the original.
+        runtime: what computed it.
+        finite: whether all logits were finite.
+        max_rel_err: largest relative error of the logits against the original in float32 over the same weights; None
+            where they are not finite.
+        kl: mean Kullback-Leibler divergence from it, in nats; None where they are not finite.
+        top1_agreement: share of positions with the same most likely token, 0 to 1.
+    """
+
+    side: ArithmeticSide
+    runtime: str
+    finite: bool
+    max_rel_err: NonNegativeFloat | None
+    kl: NonNegativeFloat | None
+    top1_agreement: Annotated[float, Field(ge=0, le=1)]
+
+
 class VerificationRecord(Record):
     """How the graph was compared with the checkpoint that it was made from: with the quantized one, where it is.
 
@@ -101,6 +126,7 @@ class VerificationRecord(Record):
         kl: mean Kullback-Leibler divergence of the next-token distributions, in nats.
         greedy_tokens_equal: True where greedy decoding gave the same tokens.
         tolerance: largest ``max_rel_err`` that passes.
+        arithmetic: what float16 arithmetic costs; empty where the graph is of another type or quantized.
         twin: how long sequences were proved.
     """
 
@@ -112,6 +138,7 @@ class VerificationRecord(Record):
     kl: float | None = None
     greedy_tokens_equal: bool | None = None
     tolerance: NonNegativeFloat | None = None
+    arithmetic: tuple[ArithmeticRecord, ...] = ()
     twin: TwinRecord | None = None
 
 

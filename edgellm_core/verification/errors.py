@@ -141,6 +141,17 @@ class NarrowComputationError(EdgellmError):
         )
 
 
+class Float16ArithmeticError(EdgellmError):
+    """In float16 arithmetic the logits are NaN or infinite, although float16 holds the values that were watched."""
+
+    def __init__(self, side: str, runtime: str) -> None:
+        """Name what was run and what ran it."""
+        super().__init__(
+            f"In float16 arithmetic the logits of the {side} must be finite; on {runtime} they are not, while in "
+            "float32 they are. Build with --precision bf16 or --precision fp32."
+        )
+
+
 class GraphNotFiniteError(EdgellmError):
     """The graph yields NaN or infinity on the text that its quality is measured with."""
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgellm_core.bundle.manifest import VerificationRecord
+from edgellm_core.verification.arithmetic import measure_arithmetic
 from edgellm_core.verification.budget import choose_parts
 from edgellm_core.verification.cases import DECODE_STEPS, label, plan_cases, spread_case
 from edgellm_core.verification.comparison import RowComparison, RowName, compare_hidden, compare_row
-from edgellm_core.verification.errors import ReferenceNotFiniteError
+from edgellm_core.verification.errors import Float16ArithmeticError, ReferenceNotFiniteError
 from edgellm_core.verification.failure import failed_rounding, failed_row
 from edgellm_core.verification.float16_range import judge_range, watched_steps
 from edgellm_core.verification.original import Original, open_original
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from edgellm_core.bundle.proof import ArithmeticRecord
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.contract import ModelFamily, Target
     from edgellm_core.events import Reporter
@@ -47,12 +49,14 @@ class VerificationResult:
         prompts: number of prompts.
         tolerance: largest ``max_rel_err`` that passes.
         rows: every row of every step.
+        arithmetic: what float16 arithmetic costs.
     """
 
     reference: str
     prompts: int
     tolerance: float
     rows: tuple[RowComparison, ...]
+    arithmetic: tuple[ArithmeticRecord, ...] = ()
 
     @property
     def max_rel_err(self) -> float:
@@ -93,6 +97,7 @@ class VerificationResult:
             kl=self.kl,
             greedy_tokens_equal=self.greedy_tokens_equal,
             tolerance=self.tolerance,
+            arithmetic=self.arithmetic,
         )
 
 
@@ -142,6 +147,7 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
         VerificationFailedError: the graph differs, naming the first part that does.
         ActivationRangeError: float16 can't hold the original's activations.
         NonFiniteActivationsError: the graph yields NaN or infinity.
+        Float16ArithmeticError: in float16 arithmetic the logits are not finite.
         ReferenceLoadError: transformers can't load the original.
         ReferenceNotFiniteError: the original itself yields NaN or infinity.
         ComparisonMemoryError: the comparison takes more memory than it may have.
@@ -162,8 +168,17 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
     if watch is not None:
         judge_range(watch, subject, original.weights.path, proving.tolerance, report)
     rows = _compare(proving, recordings)
+    narrow = subject.precision == "fp16" and subject.layout is None
+    arithmetic = measure_arithmetic(subject, proving.parts, recordings, report) if narrow else ()
+    for record in arithmetic:
+        if not record.finite:
+            raise Float16ArithmeticError(record.side, record.runtime)
     result = VerificationResult(
-        reference=subject.reference, prompts=len(prompts), tolerance=proving.tolerance, rows=tuple(rows)
+        reference=subject.reference,
+        prompts=len(prompts),
+        tolerance=proving.tolerance,
+        rows=tuple(rows),
+        arithmetic=arithmetic,
     )
     if result.ties:
         report.note(

@@ -52,6 +52,15 @@ def test_a_right_graph_passes(exported, family, precision, dtype):
     assert record.top1_agreement == 1
 
 
+def test_what_float16_arithmetic_costs_is_recorded_and_not_judged(exported):
+    records = exported("llama", "fp16").verify().record().arithmetic
+    assert [record.side for record in records] == ["graph", "original"]
+    assert [record.runtime.split()[0] for record in records] == ["onnxruntime", "torch"]
+    assert all(record.finite and 1e-5 < record.max_rel_err < 2e-2 for record in records)
+    assert all(record.kl < 1e-3 and record.top1_agreement > 0.9 for record in records)
+    assert exported("llama", "fp32").verify().record().arithmetic == ()
+
+
 def test_every_demanded_step_is_compared(exported):
     rows = exported("llama").verify().rows
     alone = [row for row in rows if row.case == "prompt alone"]

@@ -109,3 +109,25 @@ def angles_in_float16(folder: Path) -> Made:
 def positions_in_bfloat16(folder: Path) -> Made:
     """Positions in bfloat16, which counts to 256."""
     return Made(llama(folder))
+
+
+@case(
+    outcome="refused",
+    settings={"precision": "fp16"},
+    message="'model.layers.0.mlp.down_proj' in decoder layer 0",
+    values_only=True,
+)
+def rare_token(folder: Path) -> Made:
+    """A token that no prompt holds drives an activation past float16."""
+    source = llama(folder, vocab_size=5000, hidden_size=96, num_attention_heads=6)
+
+    def heat(tensors):
+        tensors["model.embed_tokens.weight"][4321] = 0
+        tensors["model.embed_tokens.weight"][4321, 0] = 250.0
+        for part in ("gate_proj", "up_proj"):
+            tensors[f"model.layers.0.mlp.{part}.weight"][:, 0] = 30.0
+        tensors["model.layers.0.post_attention_layernorm.weight"].fill_(1.0)
+        return tensors
+
+    edit_tensors(source, heat)
+    return Made(source)
