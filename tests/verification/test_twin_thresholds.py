@@ -68,3 +68,10 @@ def test_prompts_end_on_both_sides_of_each_length():
     assert {8, 9, 10, 19} <= {case.chunks[0] for case in cases if case.name == "read whole"}
     assert {case.name for case in cases} == {"read whole", "read in chunks", "read token by token", "padded batch"}
     assert all(sum(case.chunks) == max(map(len, case.rows)) for case in cases)
+
+
+def test_a_graph_of_one_token_a_step_is_compared_in_single_steps():
+    _, edges = shorten({"key4096": 4096}, thresholds(4096))
+    cases = plan_lengths(edges, vocabulary=50, one_token=True)
+    assert {size for case in cases for size in case.chunks} == {1}
+    assert any(len(case.rows) == 2 for case in cases)
