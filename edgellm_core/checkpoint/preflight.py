@@ -321,7 +321,7 @@ def _tokenizer_problems(directory: Path | None) -> Iterable[str]:
 def _other_architectures(config: Mapping[str, Any]) -> list[str]:
     """Return the architectures if there are some and none is a causal language model, nor is the model type."""
     names = config.get("architectures")
-    if config.get("model_type") in causal_model_types():  # Gemma3ForConditionalGeneration is one
+    if causal_model_types().intersection([str(config.get("model_type"))]):  # Gemma3ForConditionalGeneration is one
         return []
     if not isinstance(names, list) or any(str(name).endswith(CAUSAL_SUFFIXES) for name in names):
         return []
