@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,8 +81,9 @@ def traced_with(key, difference):
         kept = trace_module.trace
 
         def trace(config, *given, **named):
-            setattr(config, key, getattr(config, key) + difference)
-            return kept(config, *given, **named)
+            other = copy.deepcopy(config)  # the original is made of this one
+            setattr(other, key, getattr(config, key) + difference)
+            return kept(other, *given, **named)
 
         patch.setattr(trace_module, "trace", trace)
 
