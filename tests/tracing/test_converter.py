@@ -105,7 +105,8 @@ CASES = [
     (aten.topk.default, (X, 2)), (aten.topk.default, (X, 2, 1)), (aten.topk.default, (X, 3, -1, False)),
     (aten.topk.default, (X, 1), {"largest": False}),
     (aten.gather.default, (X, 2, ints(2, 3, 2, low=0, high=4))),
-    (aten.scatter.value, (X, 2, ints(2, 3, 2, low=0, high=4), 0.5)), (aten.scatter.value, (X, 1, ints(2, 1, 4, low=0, high=3), -2.0)),
+    (aten.scatter.value, (X, 2, ints(2, 3, 2, low=0, high=4), 0.5)),
+    (aten.scatter.value, (X, 1, ints(2, 1, 4, low=0, high=3), -2.0)),
     (aten.embedding.default, (rand(7, 5), ints(2, 3, low=0, high=7))),
     (aten.embedding.default, (rand(7, 5), ints(2, 3, low=0, high=7), 0)),
     # products, norms and attention
