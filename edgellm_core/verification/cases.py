@@ -121,7 +121,7 @@ def _following(prompts: Sequence[Prompt], index: int, count: int) -> Prompt:
     return tuple(others[position % len(others)] for position in range(count))
 
 
-def spread_case(prompts: Sequence[Prompt], *, context: int | None, layers: int) -> Case | None:
+def spread_case(prompts: Sequence[Prompt], *, context: int | None, layers: int, one_token: bool = False) -> Case | None:
     """Return the case whose positions are spread over the context: the second shortest prompt.
 
     RoPE scaling changes frequencies that the few positions of a short prompt hardly turn. It is compared after the
@@ -132,6 +132,7 @@ def spread_case(prompts: Sequence[Prompt], *, context: int | None, layers: int) 
         prompts: at least two.
         context: longest sequence that the model was made for; None if unknown.
         layers: decoder layers after which it is compared.
+        one_token: the graph takes one token a step.
 
     Returns:
         None where the context is too short to spread anything.
@@ -145,7 +146,7 @@ def spread_case(prompts: Sequence[Prompt], *, context: int | None, layers: int) 
         name="spread positions",
         prompts=(index,),
         rows=(prompt,),
-        chunks=(len(prompt),),
+        chunks=_chunks(len(prompt), 1, one_token=one_token),
         following=(_following(prompts, index, EXTRA_STEPS),),
         stride=stride,
         layers=layers,

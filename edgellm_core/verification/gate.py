@@ -196,7 +196,7 @@ def _plan(proving: Proving) -> tuple[tuple[Prompt, ...], list[Case]]:
     prompts = choose_prompts(subject.directory, vocab_size=text.vocab_size, longest=longest)
     cases = plan_cases(prompts, one_token=subject.one_token)
     if proving.original.weights.depth and subject.names_hidden_states:
-        spread = spread_case(prompts, context=context, layers=_first_layers(proving))
+        spread = spread_case(prompts, context=context, layers=_first_layers(proving), one_token=subject.one_token)
         cases += [spread] if spread is not None else []
     return prompts, cases
 
