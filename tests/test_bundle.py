@@ -60,7 +60,7 @@ KEYS = {
     "stages": {"name", "seconds", "peak_rss_mib", "cached"},
     "verification": {
         "status", "reference", "prompts", "max_rel_err", "top1_agreement", "kl", "greedy_tokens_equal", "tolerance",
-        "twin",
+        "twin", "arithmetic",
     },
     "quality": {
         "reference", "text", "tokens", "perplexity", "original_perplexity", "kl", "top1_agreement", "max_kl",
