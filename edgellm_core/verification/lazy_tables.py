@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -31,7 +32,9 @@ def give_rows(embedding: nn.Embedding, table: torch.Tensor, convert: Callable[[t
         The handle that undoes the reading.
     """
     dtype = convert(table[:1]).dtype
-    embedding.weight = nn.Parameter(torch.zeros(table.shape, dtype=dtype), requires_grad=False)
+    # numpy takes zeros from calloc; those of torch are written, and so resident
+    zeros = torch.from_numpy(np.zeros(table.numel() * dtype.itemsize, np.uint8)).view(dtype).reshape(table.shape)
+    embedding.weight = nn.Parameter(zeros, requires_grad=False)
     present = torch.zeros(table.shape[0], dtype=torch.bool)
 
     def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:

@@ -143,6 +143,7 @@ class OriginalWeights:
                 set_parameter(self.model, name, parameter)
         for owner, _ in self._tables.values():
             owner.__dict__.pop("forward", None)
+        self.stored.close()
 
     def _lazy_state(self) -> Mapping[str, LazyWeight]:
         subject = self._subject

@@ -46,6 +46,11 @@ class StoredTensors:
             tensor: torch.Tensor = self._files[entry.file].get_tensor(name)
         return tensor
 
+    def close(self) -> None:
+        """Let go of the files, and with them of the pages that reading mapped into memory."""
+        with self._lock:
+            self._files.clear()
+
     def of_linear(self, module: str, form: LinearFormat, *, weight: bool) -> dict[str, torch.Tensor]:
         """Return the tensors of a quantized layer by suffix, with those of its weight or without."""
         suffixes = form.tensors(2, max(1, form.block_size))
