@@ -15,8 +15,7 @@ from edgellm_core.bundle import load_bundle
 from edgellm_core.quantization.errors import QuantizedTensorMismatchError
 from edgellm_core.runtime.errors import CacheTypeError
 from edgellm_core.runtime.text import TextGenerator
-from edgellm_core.verification.errors import VerificationFailedError
-from edgellm_core.weights.errors import NonFiniteWeightError, ScaleNotPositiveError
+from edgellm_core.verification.errors import ScaleValueError, VerificationFailedError
 from tests.stock_modelopt import export_stock, tiny_llama
 from tests.targets.edge_llm.conftest import Built
 
@@ -147,8 +146,8 @@ def test_a_config_that_states_another_cache_is_caught(cached, verify_copy):
 @pytest.mark.parametrize(
     ("value", "error", "reason"),
     [
-        (torch.tensor(0.0), ScaleNotPositiveError, "must be above 0"),
-        (torch.tensor(torch.inf), NonFiniteWeightError, "has the value inf"),
+        (torch.tensor(0.0), ScaleValueError, "v_scale' of .* has the value 0"),
+        (torch.tensor(torch.inf), ScaleValueError, "v_scale' of .* has the value inf"),
         (torch.ones(2), QuantizedTensorMismatchError, "must be one number in F32, F16 or BF16"),
     ],
     ids=["zero", "infinite", "two"],
