@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     Place = tuple[int, int]
     """Play and step."""
 
-ONE_THREAD_BYTES: Final = 2**29
-"""Bytes of a part below which one thread of torch runs a short step: in steps of one token the threads mostly wait for
-each other. On two busy cores SmolLM2-135M took 96 s of wall and 43 s of CPU on two threads, 10 s and 6 s on one."""
-
-
 THREAD: Final = "original"
 """Name of the threads."""
 
