@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgellm_core.errors import EdgellmError
+from edgellm_core.pipeline import build as build_module
 from edgellm_core.pipeline import export as export_module
 from edgellm_core.pipeline.build import build
 from edgellm_core.testing.plugin_files import write_plugin
@@ -21,7 +22,13 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture
-def after_lowering(monkeypatch):
+def no_twin(monkeypatch):
+    """Leave out the twin, which the same change would fail first, so that the gate has to see it."""
+    monkeypatch.setattr(build_module, "_twin_stage", lambda *_: None)
+
+
+@pytest.fixture
+def after_lowering(monkeypatch, no_twin):
     """Return the function that lets a change act on every lowered graph of the test."""
     original = export_module.lower
 
@@ -37,7 +44,7 @@ def after_lowering(monkeypatch):
 
 
 @pytest.fixture
-def after_binding(monkeypatch):
+def after_binding(monkeypatch, no_twin):
     """Return the function that lets a change act on the folder that the bind stage wrote."""
     original = export_module.bind_graph
 
@@ -180,10 +187,10 @@ def edgellm_register_families():
         (
             "LlamaAttention",
             "lambda self, hidden_states, **kw: type(self).forward(self, hidden_states * 1.01, **kw)",
-            r"decoder layer 0",
+            r"on a twin of the model",
         ),
     ],
-    ids=["caught by the probe", "caught by the gate"],
+    ids=["caught by the probe", "caught by the twin"],
 )
 def test_wrong_wrapper_of_a_family_is_caught(llama, tmp_path, quick, module, forward, culprit):
     source = WRONG_WRAPPER.format(module=module, forward=forward)
@@ -191,3 +198,11 @@ def test_wrong_wrapper_of_a_family_is_caught(llama, tmp_path, quick, module, for
     settings = quick(family="wrong", plugin_paths=(pack,))
     with pytest.raises(EdgellmError, match=culprit):
         build(str(llama), tmp_path / "out", settings)
+
+
+def test_wrong_wrapper_is_located_by_the_gate(llama, tmp_path, quick, no_twin):
+    forward = "lambda self, hidden_states, **kw: type(self).forward(self, hidden_states * 1.01, **kw)"
+    source = WRONG_WRAPPER.format(module="LlamaAttention", forward=forward)
+    pack = write_plugin(tmp_path / "packs", "wrong", source)
+    with pytest.raises(EdgellmError, match=r"decoder layer 0"):
+        build(str(llama), tmp_path / "out", quick(family="wrong", plugin_paths=(pack,)))
