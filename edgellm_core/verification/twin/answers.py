@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from edgellm_core.bundle.proof import AnswersRecord, RuntimeRecord
 from edgellm_core.runtime.session import DecoderSession
 from edgellm_core.verification.generation import NEW_TOKENS, compare_generation
 from edgellm_core.verification.twin.compare import TOLERANCE
+from edgellm_core.verification.twin.lengths import distinct_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
 BEFORE: Final = 4
 """Tokens between the end of a prompt and the length that its answer passes."""
+
+NEVER_TWICE: Final = {"no_repeat_ngram_size": 1}
+"""Settings of an answer without a token that was there before; see :func:`distinct_tokens`."""
 
 REFERENCE: Final = "the twin, answers that pass every length where behaviour changes"
 
@@ -51,17 +53,17 @@ def compare_answers(
         EdgellmError: the graph can't be run.
     """
     scratch.mkdir()
-    for name in ("config.json", "generation_config.json"):  # no stop tokens: an answer has to pass the lengths
-        (scratch / name).write_text(json.dumps({}), encoding="utf-8")
-    draw = np.random.default_rng(5)
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    settings = NEVER_TWICE if longest < vocabulary else {}
+    (scratch / "config.json").write_text("{}", encoding="utf-8")  # no stop tokens: an answer has to pass the lengths
+    (scratch / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
     room = max(1, longest - NEW_TOKENS)
     lengths = sorted({min(room, max(1, length - BEFORE)) for length in (room, *(edge.length for edge in edges))})
-    vocabulary = int(model.config.get_text_config().vocab_size)
     found = compare_generation(
         DecoderSession(graph, threads=1),
         model,
-        RuntimeRecord(reread_at=reread_at, stop_tokens=(), settings={}, not_applied={}),
-        [[int(token) for token in draw.integers(3, vocabulary, length)] for length in lengths],
+        RuntimeRecord(reread_at=reread_at, stop_tokens=(), settings=settings, not_applied={}),
+        [distinct_tokens(length, vocabulary=vocabulary, seed=5) for length in lengths],
         folder=scratch,
         tolerance=TOLERANCE,
         max_new_tokens=min(NEW_TOKENS, longest - max(lengths)),

@@ -75,17 +75,13 @@ def shorten(fields: Fields, thresholds: Sequence[Threshold]) -> tuple[Fields, li
 def plan_lengths(edges: Sequence[Edge], *, vocabulary: int, one_token: bool) -> list[Case]:
     """Return the cases, shortest prompts first: whole, in chunks, token by token, padded; each ends with single tokens.
 
-    No token comes twice while there are enough: equal tokens may be equal keys, and which of those a ``topk`` keeps is
-    nobody's promise.
-
     Args:
         edges: the lengths of the config.
         vocabulary: token ids are below this.
         one_token: the graph takes one token a step, so the original does too: the code that transformers has for
             several at once can round otherwise (Nemotron-H and Zamba2 differ by 1e-4 from their own steps).
     """
-    tokens = np.random.default_rng(7).permutation(np.arange(3, vocabulary))  # no token twice: see above
-    text = tuple(int(token) for token in np.resize(tokens, 4 * max([PLAIN_LENGTH, *_all(edges)])))
+    text = tuple(distinct_tokens(4 * max([PLAIN_LENGTH, *_all(edges)]), vocabulary=vocabulary, seed=7))
     whole = sorted(set(_all(edges)) | {PLAIN_LENGTH})
     cases = [_case("read whole", [text[: length + 2]], (length, 1, 1)) for length in whole]
     for length in [edge.length for edge in edges] or [PLAIN_LENGTH // 2]:
@@ -100,6 +96,16 @@ def plan_lengths(edges: Sequence[Edge], *, vocabulary: int, one_token: bool) -> 
     longest = whole[-1]
     cases.append(_case("read token by token", [text[:longest]], (1,) * longest))
     return [replace(case, chunks=(1,) * sum(case.chunks)) for case in cases] if one_token else cases
+
+
+def distinct_tokens(count: int, *, vocabulary: int, seed: int) -> list[int]:
+    """Return token ids, none of them twice while there are enough.
+
+    Equal tokens may be equal keys, and which of those a ``topk`` keeps is nobody's promise: where the code of a model
+    keeps the largest keys, what it computes with equal tokens is undetermined.
+    """
+    tokens = np.random.default_rng(seed).permutation(np.arange(3, vocabulary))
+    return [int(token) for token in np.resize(tokens, count)]
 
 
 def _all(edges: Sequence[Edge]) -> list[int]:
