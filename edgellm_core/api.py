@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,8 +136,8 @@ def detect(  # noqa: PLR0913  # options of the command
         plugin_paths: folders with further plugins.
         revision: branch, tag or commit of a hub repository.
         precision: precision that the estimates are for.
-        deep: also do what a build does before it reads weights: tokenizer, trace, surgery, and the account of every
-            tensor; the result then is a :class:`edgellm_core.pipeline.deep_detection.DeepDetection`. Loads torch and
+        deep: also do what a build does without weights: tokenizer, trace, surgery, the account of every tensor, and
+            the twin; the result then is a :class:`edgellm_core.pipeline.deep_detection.DeepDetection`. Loads torch and
             transformers.
         target: with ``deep``, form of the graph.
         trust_remote_code: with ``deep``, run the modeling code that the checkpoint brings itself.
@@ -146,14 +145,23 @@ def detect(  # noqa: PLR0913  # options of the command
     Raises:
         EdgellmError: the source can't be found or read.
     """
+    from edgellm_core.pipeline.detection import DetectionSettings
     from edgellm_core.pipeline.detection import detect as plain
 
-    run: Callable[..., Detection] = plain
+    run: Callable[[str, DetectionSettings], Detection] = plain
     if deep:
         from edgellm_core.pipeline.deep_detection import detect_deep
 
-        run = functools.partial(detect_deep, target=target, trust_remote_code=trust_remote_code)
-    return run(str(source), family=family, plugin_paths=plugin_paths, revision=revision, precision=precision)
+        run = detect_deep
+    settings = DetectionSettings(
+        family=family,
+        plugin_paths=plugin_paths,
+        revision=revision,
+        precision=precision,
+        target=target,
+        trust_remote_code=trust_remote_code,
+    )
+    return run(str(source), settings)
 
 
 def simplify_onnx(

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @click.option("--precision", type=click.Choice(list(ELEMENT_TYPES)), default="fp16", show_default=True)
 @click.option(
     "--deep", is_flag=True,
-    help="Also do what a build does before it reads weights: compare the tokenizer, trace, account for every tensor; "
-    "and say, layer by layer, what a trace captures. Loads torch.",
+    help="Also do what a build does without weights: compare the tokenizer, trace, account for every tensor, prove "
+    "long lengths on a small twin; and say, layer by layer, what a trace captures. Loads torch.",
 )  # fmt: skip
 @click.option("--target", default="onnx", show_default=True, help="With --deep: form of the graph.")
 @trust_option

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgellm_core.bundle.manifest import TwinRecord
     from edgellm_core.tracing.survey import Form, Survey
 
 
@@ -15,6 +16,7 @@ def survey_lines(detection: Any) -> Iterator[str]:
     survey: Survey = detection.survey
     yield ""
     yield from map(str, detection.left_out)
+    yield from _twin_lines(detection.twin)
     if survey.family_hooks:
         yield f"Family {detection.selection.family.name!r} brings {', '.join(map(_call, survey.family_hooks))}."
     if survey.refusal is not None:
@@ -30,6 +32,13 @@ def survey_lines(detection: Any) -> Iterator[str]:
         yield f"{len(plain)} {'forms stay' if len(plain) > 1 else 'form stays'} plain operators, exported as computed."
     else:
         yield "Every form is a semantic operator."
+
+
+def _twin_lines(twin: TwinRecord | None) -> Iterator[str]:
+    """Write what the twin proved, where there is a length at which behaviour changes."""
+    if twin is not None and twin.thresholds:
+        names = ", ".join(f"{one.name} ({one.value}, {one.run_as} in the twin)" for one in twin.thresholds)
+        yield f"A small twin is right on both sides of {names}."
 
 
 def _tail(form: Form) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from edgellm_core.checkpoint.detection import Detection, judge
@@ -27,37 +27,58 @@ VALUES: Final = (
 )
 NUMBERS: Final = "numbers: what the graph computes, on the prompts of verification"
 DEEP_ONLY: Final = (
-    "keys of config.json, what a trace captures, names and shapes of tensors against the model's (--deep)"
+    "keys of config.json, what a trace captures, names and shapes of tensors against the model's, long lengths (--deep)"
 )
 
 
-def detect(
-    source: str,
-    *,
-    family: str | None = None,
-    plugin_paths: Sequence[Path] = (),
-    revision: str | None = None,
-    precision: str = "fp16",
-) -> Detection:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectionSettings:
+    """What a detection is asked.
+
+    Attributes:
+        family: family to force.
+        plugin_paths: folders with plugins.
+        revision: branch, tag or commit of a hub repository.
+        precision: precision that estimates and graph are for.
+        target: form of the graph; for ``--deep``.
+        trust_remote_code: run the modeling code that the checkpoint brings itself; from the hub it is downloaded. For
+            ``--deep``.
+    """
+
+    family: str | None = None
+    plugin_paths: Sequence[Path] = ()
+    revision: str | None = None
+    precision: str = "fp16"
+    target: str = "onnx"
+    trust_remote_code: bool = False
+
+
+def detect(source: str, settings: DetectionSettings) -> Detection:
     """Say what a model is and what a build of it would take; reads no weights.
 
     Args:
         source: name in the registry, ``owner/name`` on the hub, a directory, or a ``.gguf`` file.
-        family: family to force.
-        plugin_paths: folders with plugins.
-        revision: branch, tag or commit of a hub repository.
-        precision: precision that the estimates are for.
+        settings: what is asked.
 
     Raises:
         UserError: the source can't be found or read, or the family is unknown.
     """
-    host = PluginHost.load(plugin_paths=plugin_paths)
-    metadata = read_metadata(source, registry=ModelRegistry.load(), revision=revision, host=host)
-    detection = judge(metadata, host, family=family, precision=precision)
+    _, metadata, detection = read_and_judge(source, settings)
     light = tuple(check for check in FILE_CHECKS if check.light)
     heavy = [f"{check.what} (--deep)" for check in FILE_CHECKS if not check.light]
     checked = with_file_checks(detection, local_checkpoint(metadata), light)
     return told(checked, not_checked=[*heavy, DEEP_ONLY, VALUES, NUMBERS])
+
+
+def read_and_judge(source: str, settings: DetectionSettings) -> tuple[PluginHost, Metadata, Detection]:
+    """Load the plugins, read what describes a source, and say what it is.
+
+    Raises:
+        UserError: the source can't be found or read, or the family is unknown.
+    """
+    host = PluginHost.load(plugin_paths=settings.plugin_paths)
+    metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision, host=host)
+    return host, metadata, judge(metadata, host, family=settings.family, precision=settings.precision)
 
 
 def local_checkpoint(metadata: Metadata, *, trust_remote_code: bool = False) -> Checkpoint | None:

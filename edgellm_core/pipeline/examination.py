@@ -1,4 +1,4 @@
-"""What ``detect --deep`` does of a build: tokenizer, trace, surgery, the account of every tensor; reads no weights."""
+"""What ``detect --deep`` does of a build: tokenizer, trace, surgery, account of tensors, twin; reads no weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from edgellm_core.pipeline.export import lower, write_side_files
 from edgellm_core.pipeline.template import make_template, template_key
 from edgellm_core.pipeline.tensor_plan import plan_tensors
 from edgellm_core.pipeline.trace_cache import cached_template, store_template
+from edgellm_core.pipeline.twin import proof, stored_proof, takes_one_token
 from edgellm_core.quantization.importers import find_importer
 from edgellm_core.targets import find_target, require_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import onnx
+
+    from edgellm_core.bundle.manifest import TwinRecord
     from edgellm_core.checkpoint.location import Location
     from edgellm_core.checkpoint.preflight import Metadata
     from edgellm_core.checkpoint.tensors import TensorIndex
@@ -45,6 +49,8 @@ class Examined:
         folder: where files that lie beside a graph may be written.
         report: told what is unusual.
         left_out: what of the checkpoint would not be in the graph.
+        traced: the graph without weights; None until a build would have one.
+        twin: how long lengths were proved.
     """
 
     checkpoint: Checkpoint
@@ -56,6 +62,8 @@ class Examined:
     folder: Path
     report: Reporter
     left_out: Sequence[LeftOut] = ()
+    traced: onnx.ModelProto | None = None
+    twin: TwinRecord | None = None
 
 
 def checkpoint_to_examine(
@@ -129,11 +137,8 @@ def _described(location: Location, config: Mapping[str, Any], tensors: TensorInd
 
 
 def examine(examined: Examined) -> Iterator[str]:
-    """Do what a build does before and around the binding of weights; yield why it would be refused.
-
-    Further steps, like a twin of the model at lengths that the config names, belong behind the last one.
-    """
-    for step in (_tokenizer, _graph):
+    """Do what a build does before and around the binding of weights; yield why it would be refused."""
+    for step in (_tokenizer, _graph, _types, _twin):
         try:
             step(examined)
         except EdgellmError as error:
@@ -163,6 +168,21 @@ def _graph(examined: Examined) -> None:
         store_template(key, template)
     lowered = lower(template, checkpoint, selection, target, host, examined.precision)
     examined.left_out = plan_tensors(lowered, template, checkpoint, selection.family).left_out
-    require_types(lowered.model, checkpoint, selection, examined.precision, examined.report)
     if examined.original is not None:
         write_side_files(lowered, checkpoint, selection, examined.folder, examined.report)
+    examined.traced = lowered.model
+
+
+def _types(examined: Examined) -> None:
+    """Compare the types of the graph with the original's."""
+    if examined.traced is not None:
+        require_types(examined.traced, examined.checkpoint, examined.selection, examined.precision, examined.report)
+
+
+def _twin(examined: Examined) -> None:
+    """Prove the long lengths, or take an earlier proof; a build takes this one."""
+    if examined.traced is not None:
+        checkpoint, selection = examined.checkpoint, examined.selection
+        examined.twin = stored_proof(checkpoint, selection) or proof(
+            checkpoint, selection, examined.host, examined.report, one_token=takes_one_token(examined.traced)
+        )

@@ -71,7 +71,7 @@ class LengthBranches:
     def consequence(self) -> str:
         """What the graph has of each branch, in words."""
         if self.long:
-            return "the graph has the side of longer sequences, which the twin compares with both"
+            return "the graph has the side of longer sequences; the stage twin compares both, --verify off neither"
         return "the graph has the side of shorter sequences, and the model's context ends there"
 
     @contextlib.contextmanager

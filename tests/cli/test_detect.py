@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from edgellm_core import api
 from edgellm_core.cli import edgellm
 from edgellm_core.errors import EdgellmError
-from edgellm_core.pipeline.detection import detect
+from edgellm_core.pipeline.detection import DetectionSettings, detect
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 
 CONFIG = {
@@ -90,7 +90,7 @@ def test_text_says_family_plugin_reason_sizes_and_verdict(checkpoints):
 def test_json_is_the_python_result(checkpoints):
     source = str(checkpoints / "llama")
     result = json.loads(run(source, "--json", "--precision", "fp32").output)
-    ours = detect(source, precision="fp32").to_json()
+    ours = detect(source, DetectionSettings(precision="fp32")).to_json()
     for moving in ("ram_available", "disk_available"):
         assert result.pop(moving) > 0
         ours.pop(moving)
