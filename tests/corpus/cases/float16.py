@@ -93,7 +93,7 @@ def squares_in_float16(folder: Path) -> Made:
     return Made(llama(folder))
 
 
-@case(outcome="refused", values_only=True, settings=narrow("rounded-frequencies"), message="exceeds 0.0001")
+@case(outcome="refused", settings=narrow("rounded-frequencies"), message="exceeds 0.0001")
 def frequencies_in_float16(folder: Path) -> Made:
     """RoPE frequencies that were rounded to float16."""
     return Made(llama(folder))
