@@ -7,6 +7,7 @@ executes the lowered graph. Shapes are ``[batch, heads, seq, head_dim]`` unless 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -80,14 +81,25 @@ def _emit(
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Return ``x / sqrt(mean(x²) + epsilon) * weight`` over the last axis, computed in float32."""
+    """Return ``x / sqrt(mean(x²) + epsilon) * weight`` over the last axis, computed in float32, in the wider type."""
+    x, weight = _in_one_type(x, weight)
     return _emit("RMSNorm", (x, weight), {"epsilon": epsilon}, dtype=x.dtype, shape=x.shape)
 
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, epsilon: float) -> torch.Tensor:
-    """Return ``(x - mean) / sqrt(var + epsilon) * weight + bias`` over the last axis, computed in float32."""
-    inputs = (x, weight) if bias is None else (x, weight, bias)
+    """Return ``(x - mean) / sqrt(var + epsilon) * weight + bias`` over the last axis, computed in float32.
+
+    The result has the widest type of the three.
+    """
+    inputs = _in_one_type(x, weight) if bias is None else _in_one_type(x, weight, bias)
+    x = inputs[0]
     return _emit("LayerNorm", inputs, {"epsilon": epsilon}, dtype=x.dtype, shape=x.shape)
+
+
+def _in_one_type(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return tensors in their widest type: the result of a norm in ONNX has the type of its weight, torch promotes."""
+    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    return tuple(tensor.to(widest) for tensor in tensors)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

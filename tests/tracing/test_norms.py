@@ -8,6 +8,7 @@ from torch import nn
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from edgellm_core.tracing import operators
 from edgellm_core.tracing.norms import NormKind, classify_norm, recorded_norms
 
 WIDTH = 24
@@ -191,3 +192,13 @@ def test_a_gate_that_is_given_runs_the_original():
     with recorded_norms(module):
         assert torch.equal(module(x, gate), expected)
         assert torch.equal(module(x, gate=gate), expected)
+
+
+@pytest.mark.parametrize("x", [torch.float16, torch.float32])
+@pytest.mark.parametrize("weight", [torch.float16, torch.float32])
+def test_the_result_has_the_wider_type_as_in_torch(x, weight):
+    tensor, scale = torch.ones(2, 4, dtype=x), torch.ones(4, dtype=weight)
+    wanted = (tensor * scale).dtype
+    assert operators.rms_norm(tensor, scale, 1e-6).dtype == wanted
+    assert operators.layer_norm(tensor, scale, None, 1e-6).dtype == wanted
+    assert operators.layer_norm(tensor, scale, scale, 1e-6).dtype == wanted

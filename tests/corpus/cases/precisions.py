@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from tests.corpus.case import Made, case
 from tests.corpus.checkpoints import edit_tensors, llama
 
@@ -34,3 +35,13 @@ def weight_beyond_float16(folder: Path) -> Made:
 
     edit_tensors(source, raise_one)
     return Made(source)
+
+
+@case(outcome="right", settings={"precision": "fp16"}, tolerance=2e-2, new_tokens=0)
+def float32_residual_in_fp16(folder: Path) -> Made:
+    """Mamba 2, whose residual is float32 in every precision, before norms with float16 weights."""
+    config = {
+        "model_type": "mamba2", "vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4,
+        "head_dim": 16, "n_groups": 2, "state_size": 8, "chunk_size": 8, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    return Made(write_tiny_checkpoint(folder / "model", config))
