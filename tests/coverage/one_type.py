@@ -126,15 +126,18 @@ def at_once(model: Any, row: Sequence[int]) -> np.ndarray[Any, Any]:
 def one_by_one(model: Any, row: Sequence[int]) -> np.ndarray[Any, Any]:
     """Return transformers' logits [tokens, vocab] of a text that it reads token by token, as the graph does.
 
-    Its code for many tokens differs from that for one by more than rounding in zamba2 and nemotron_h.
+    Its code for many tokens differs from that for one by more than rounding in zamba2 and nemotron_h. Positions are
+    passed as ``generate`` does: by itself Bamba takes them from its first layer, which counts no tokens.
     """
     import torch
 
-    name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+    taken = inspect.signature(model.forward).parameters
+    name = "cache_params" if "cache_params" in taken else "past_key_values"
     cache, found = None, []
-    for token in row:
+    for position, token in enumerate(row):
+        given = {"position_ids": torch.tensor([[position]])} if "position_ids" in taken else {}
         with torch.no_grad():
-            output = model(input_ids=torch.tensor([[token]]), use_cache=True, **{name: cache})
+            output = model(input_ids=torch.tensor([[token]]), use_cache=True, **{name: cache}, **given)
         cache = getattr(output, name)
         found.append(output.logits[0].numpy())
     return np.concatenate(found)

@@ -62,6 +62,14 @@ def test_a_context_is_scaled_with_the_length_that_it_is_a_multiple_of():
     assert short == {"key4096": 9, "max_position_embeddings": 288}
 
 
+@pytest.mark.parametrize("length", [2, 3, 4, 30])
+def test_no_step_reads_nothing(length):
+    _, edges = shorten({f"key{length}": length}, thresholds(length))
+    cases = plan_lengths(edges, vocabulary=50, one_token=False)
+    assert all(size > 0 for case in cases for size in case.chunks)
+    assert all(sum(case.chunks) == max(map(len, case.rows)) for case in cases)
+
+
 def test_prompts_end_on_both_sides_of_each_length():
     _, edges = shorten({"key4096": 4096}, thresholds(4096))
     cases = plan_lengths(edges, vocabulary=50, one_token=False)

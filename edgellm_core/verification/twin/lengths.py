@@ -89,7 +89,8 @@ def plan_lengths(edges: Sequence[Edge], *, vocabulary: int, one_token: bool) -> 
         if not one_token:
             chunks = (length - 2, 4, total - length - 2, 1, 1)
             cases.append(_case("read in chunks", [text[: total + 2]], chunks))
-        cases.append(_case("read token by token", [text[: length + 4]], (length - 3, *[1] * 7)))
+        first = max(0, length - 3)
+        cases.append(_case("read token by token", [text[: length + 4]], (first, *[1] * (length + 4 - first))))
         short = [text[:length], text[5 : 5 + length + 5]]
         cases.append(_case("padded batch", short, (length + 3, 1, 1)))
         cases.append(_case("padded batch", [text[: length + 1], text[3 : 5 + total]], (total, 1, 1)))
@@ -113,4 +114,4 @@ def _all(edges: Sequence[Edge]) -> list[int]:
 
 
 def _case(name: str, rows: Sequence[tuple[int, ...]], chunks: tuple[int, ...]) -> Case:
-    return Case(name=name, prompts=tuple(range(len(rows))), rows=tuple(rows), chunks=chunks)
+    return Case(name=name, prompts=tuple(range(len(rows))), rows=tuple(rows), chunks=tuple(filter(None, chunks)))
