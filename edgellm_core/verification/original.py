@@ -52,7 +52,7 @@ def open_original(subject: Subject, *, rounded: bool = True, element_type: str =
         return Original(weights=weights)
     from edgellm_core.verification.rounding_points import key_order
 
-    weights = OriginalWeights(subject, rounded_to=subject.element_type)
+    weights = OriginalWeights(subject, element_type=element_type, rounded_to=subject.element_type)
     synchronizer = Synchronizer(subject.rounding_points, key_order(subject.graph))
     make_cache = install_rounding(weights.model, subject, weights.stored, synchronizer)
     return Original(weights=weights, make_cache=make_cache, synchronizer=synchronizer)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.verification.subject import Subject
 
-TORCH_TYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TORCH_TYPES: Final = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision → its type in torch."""
 
 

@@ -45,14 +45,18 @@ def choose_prompts(directory: Path, *, vocab_size: int, longest: int) -> tuple[P
         longest: most tokens of a prompt; at least 1.
     """
     encoded = _encode(directory)
-    generator = np.random.default_rng(0)
     prompts: list[Prompt] = []
-    for index, length in enumerate(RANDOM_LENGTHS):
-        random = tuple(int(token) for token in generator.integers(0, vocab_size, length))
+    for index, random in enumerate(random_prompts(RANDOM_LENGTHS, vocab_size=vocab_size)):
         text = encoded[index] if encoded else ()
         tokens = (text if _is_telling(text, vocab_size) else random)[: min(longest, MOST_TOKENS)]
         prompts.append(_with_new_length(tokens, prompts))
     return tuple(prompts)
+
+
+def random_prompts(lengths: Sequence[int], *, vocab_size: int) -> list[Prompt]:
+    """Return random tokens below ``vocab_size`` in sequences of some lengths; the same ones each time."""
+    generator = np.random.default_rng(0)
+    return [tuple(int(token) for token in generator.integers(0, vocab_size, length)) for length in lengths]
 
 
 def _encode(directory: Path) -> list[Prompt]:

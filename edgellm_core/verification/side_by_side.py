@@ -55,8 +55,14 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class _Play:
-    """A run of the original: all rows of a case, or one row of it alone."""
+class Play:
+    """A run of the original: all rows of a case, or one row of it alone.
+
+    Attributes:
+        case: index of the case.
+        row: the row; None for all.
+        steps: inputs of its steps.
+    """
 
     case: int
     row: int | None
@@ -92,7 +98,7 @@ def record_cases(  # noqa: PLR0913  # each says what is run, in what, or how
     Raises:
         EdgellmError: one of them can't be loaded or run.
     """
-    plays = [play for index, case in enumerate(cases) for play in _plays(index, case, subject)]
+    plays = [play for index, case in enumerate(cases) for play in plan_plays(index, case, subject)]
     steps = [*(play.steps for play in plays), *((step,) for step in watched)]
     ends = sorted({case.layers - 1 for case in cases if case.layers is not None})
     synchronizer = original.synchronizer
@@ -140,21 +146,28 @@ def record_cases(  # noqa: PLR0913  # each says what is run, in what, or how
                 case=case,
                 steps=graph_steps[index],
                 found=[_graph_numbers(step.hidden, step.logits, case) for step in graph.steps[index]],
-                wanted=_original_rows(index, case, plays, chain),
+                wanted=original_rows(index, case, plays, chain),
             )
             for index, case in enumerate(cases)
         ]
 
 
-def _plays(index: int, case: Case, subject: Subject) -> list[_Play]:
+def plan_plays(index: int, case: Case, subject: Subject, *, apart: bool = False) -> list[Play]:
     """Return what the original runs of a case.
 
     A graph that takes one token a step keeps the states of a row over its padding, which transformers' code for one
     token does not, so such rows run alone. Of quantized models both run the same batch, to round together.
+
+    Args:
+        index: index of the case.
+        case: the case.
+        subject: what is compared.
+        apart: run each row alone, without padding, whatever the graph takes.
     """
-    if subject.one_token and subject.layout is None and len(case.rows) > 1:
-        return [_Play(index, row, case_steps(single)) for row, single in enumerate(alone(case))]
-    return [_Play(index, None, case_steps(case))]
+    apart = apart or (subject.one_token and subject.layout is None)
+    if apart and len(case.rows) > 1:
+        return [Play(index, row, case_steps(single)) for row, single in enumerate(alone(case))]
+    return [Play(index, None, case_steps(case))]
 
 
 def _graph_numbers(shown: Tensors, logits: Logits | None, case: Case) -> Logits:
@@ -164,7 +177,8 @@ def _graph_numbers(shown: Tensors, logits: Logits | None, case: Case) -> Logits:
     return logits
 
 
-def _original_rows(index: int, case: Case, plays: Sequence[_Play], chain: OriginalChain) -> list[Logits]:
+def original_rows(index: int, case: Case, plays: Sequence[Play], chain: OriginalChain) -> list[Logits]:
+    """Return the original's numbers of a case by row, float32 [tokens, …], without padding."""
     rows: list[list[Logits]] = [[] for _ in case.rows]
     for number, play in enumerate(plays):
         if play.case != index:

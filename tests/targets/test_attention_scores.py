@@ -6,8 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.utils import logging
 
 from edgellm_core import load_bundle
 from edgellm_core.engine.backend import BACKENDS
@@ -21,34 +19,18 @@ from edgellm_core.runtime.session import DecoderSession
 from edgellm_core.targets import find_target
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from tests.coverage.configs import tiny_config
+from tests.large_scores import write_large_scores
 
 IDS = np.random.default_rng(0).integers(0, 512, (1, 24))
 
 
 @pytest.fixture(scope="module")
 def large_scores(tmp_path_factory):
-    """A checkpoint with key biases of about three hundred, as trained Qwen2 has them, and its logits in float32."""
-    logging.disable_progress_bar()
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=512, hidden_size=128, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=False,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        )
-    ).eval()  # fmt: skip
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            tensor.normal_(1.0 if "norm" in name else 0.0, 0.1 if tensor.dim() == 1 else tensor.shape[-1] ** -0.5)
-        for layer in model.model.layers:  # channels that RoPE hardly turns lift all scores alike
-            for part, size in ((layer.self_attn.q_proj, 8.0), (layer.self_attn.k_proj, 300.0)):
-                for start in range(0, part.out_features, 64):
-                    for channel in (start + 31, start + 63):
-                        part.weight[channel], part.bias[channel] = 0, size
-        logits = model(torch.from_numpy(IDS)).logits[0].numpy()
+    """A checkpoint with attention scores of several hundred, and its logits in float32."""
     folder = tmp_path_factory.mktemp("large_scores")
-    model.save_pretrained(folder / "checkpoint")
-    return folder / "checkpoint", logits
+    model = write_large_scores(folder / "checkpoint")
+    with torch.no_grad():
+        return folder / "checkpoint", model(torch.from_numpy(IDS)).logits[0].numpy()
 
 
 def built(checkpoint, out, **settings):

@@ -78,7 +78,7 @@ def _own_cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def export_checkpoint():
     """Function from a checkpoint's directory, an output directory and a precision to the export."""
     return _export
