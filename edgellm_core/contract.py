@@ -87,7 +87,8 @@ class ModelFamily:
         architectures: values of config.json's ``architectures`` that it claims, exactly. They decide where both are
             present and differ.
         modeled_as: transformers' ``model_type`` whose modeling code computes the family, for checkpoints whose own
-            ``model_type`` transformers does not know; empty for the first of ``model_types``.
+            ``model_type`` transformers does not know; empty for the first of ``model_types``. A family that brings
+            its own modeling code needs none; see ``register_model``.
         transformers: range of transformers versions that it supports (PEP 440 specifier).
         contract: version of this contract that it was written for.
         ignored_tensors: regular expressions (full match) of checkpoint tensors that the graph does not need.
@@ -120,6 +121,14 @@ class ModelFamily:
                     f"Write ({'...'!r},) with a comma."
                 )
                 raise PluginError(msg)
+
+    def register_model(self) -> None:
+        """Register the modeling code that the family brings with transformers; by default there is none.
+
+        Import torch and transformers in here, never at the top of the plugin's module, and call
+        ``AutoConfig.register`` and ``AutoModelForCausalLM.register``. It runs once a process, before the first config
+        of the family is loaded there.
+        """
 
     def module_forwards(self) -> Mapping[str, ModuleForward]:
         """Return layer wrappers: class name of a module → forward that replaces it while tracing.

@@ -22,6 +22,7 @@ from edgellm_core.host.errors import (
     UnknownHookError,
     UnmarkedHookError,
 )
+from edgellm_core.host.guarded_family import guard
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -96,7 +97,7 @@ def check_items(
 
 
 def make_family(plugin: str, family: type[ModelFamily]) -> ModelFamily:
-    """Return an instance of a family that fits this contract and the installed transformers.
+    """Return an instance of a family that fits this contract and the installed transformers, guarded.
 
     Raises:
         ContractVersionError: it was written for another contract.
@@ -107,9 +108,10 @@ def make_family(plugin: str, family: type[ModelFamily]) -> ModelFamily:
         raise ContractVersionError(plugin, family.name, family.contract, CONTRACT_VERSION)
     check_transformers(plugin, family)
     try:
-        return family()
+        made = family()
     except Exception as error:  # foreign code runs here: anything it raises is its own failure
         raise MalformedFamilyError(plugin, family.name, f"can't be made without arguments: {error}") from error
+    return guard(plugin, made)
 
 
 def check_transformers(plugin: str, family: type[ModelFamily]) -> None:

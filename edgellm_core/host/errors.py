@@ -113,6 +113,27 @@ class MalformedFamilyError(PluginError):
         super().__init__(f"Plugin {plugin!r}: family {family!r} {problem}")
 
 
+class FamilyMethodError(PluginError):
+    """A method of a family raised."""
+
+    def __init__(self, plugin: str, family: str, method: str, error: BaseException) -> None:
+        """Build ``Plugin 'x' failed in rules() of family 'y': ValueError: …``."""
+        super().__init__(
+            f"Plugin {plugin!r} failed in {method}() of family {family!r}: {describe(error)} (Correct the plugin, or "
+            "leave it out with EDGELLM_PLUGINS, or name another family with --family.)"
+        )
+
+
+class FamilyResultError(PluginError):
+    """A method of a family returned something that the contract does not allow."""
+
+    def __init__(self, plugin: str, family: str, method: str, requirement: str, value: object) -> None:
+        """Build ``Plugin 'x': rules() of family 'y' must return …; got …``."""
+        super().__init__(
+            f"Plugin {plugin!r}: {method}() of family {family!r} must return {requirement}; got {value!r}. Correct it."
+        )
+
+
 class ContractVersionError(PluginError):
     """A family was written for another contract."""
 

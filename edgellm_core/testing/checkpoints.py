@@ -6,6 +6,8 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from edgellm_core.checkpoint.family_code import register_model
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -97,6 +99,7 @@ def write_family_checkpoint(directory: Path, family: ModelFamily, *, config: Map
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    register_model(family)
     stated = family.tiny_config() if config is None else config
     names = (str(stated.get("model_type")), family.modeled_as)
     modeled_as = next((name for name in names if name in CONFIG_MAPPING), "")

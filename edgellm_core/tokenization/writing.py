@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.bundle import TokenizerRecord
+from edgellm_core.checkpoint.family_code import register_model
 from edgellm_core.checkpoint.tokenizer_files import TEMPLATE_FOLDER, require_vocabulary, tokenizer_files
 from edgellm_core.runtime.chat_template import TEMPLATE_FILE, read_chat_templates
 from edgellm_core.runtime.errors import TokenizerFileError
@@ -53,6 +54,7 @@ def write_tokenizer(
         report.note("The checkpoint has no tokenizer; the bundle runs on token ids only.")
         return TokenizerRecord(status="none")
     require_vocabulary(checkpoint.directory)
+    register_model(family)
     _copy(checkpoint, folder)
     template = _stand_in(family, folder, report)
     check = _compared if compared else _completed
@@ -122,6 +124,7 @@ def check_tokenizer(
     """
     if not checkpoint.tokenizer_files():
         return TokenizerRecord(status="none")
+    register_model(family)
     reference = _reference(checkpoint, None)
     if not reference.chat_template:
         reference.chat_template = family.chat_template()

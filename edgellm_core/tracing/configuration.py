@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.checkpoint.family_code import register_model
 from edgellm_core.checkpoint.own_code import own_classes
 from edgellm_core.errors import one_line
 from edgellm_core.tracing.errors import InvalidConfigError, UnreadConfigKeysError, UnsupportedArchitectureError
@@ -97,6 +98,7 @@ def load_config(
         InvalidConfigError: transformers refuses its values.
         UnreadConfigKeysError: it has keys that neither transformers nor the family reads.
     """
+    register_model(family)
     if trust_remote_code and own_classes(config):
         config_class = load_own_config_class(directory, config)
     else:
@@ -119,18 +121,20 @@ def _known_class(
 ) -> type[PreTrainedConfig]:
     """Return transformers' own config class of a checkpoint."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     model_type = config.get("model_type")
     known = next(
         (name for name in (model_type, family.modeled_as, *family.model_types) if name in CONFIG_MAPPING), None
     )
-    if known is None or known not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    found: type[PreTrainedConfig] | None = CONFIG_MAPPING[known] if known else None
+    if found is None or found not in MODEL_FOR_CAUSAL_LM_MAPPING:
         refuse_untrusted(directory, config)
         reason = "the installed transformers " + ("does not know it" if known is None else NO_CAUSAL_LM)
-        families = None if known else nearest(config)
+        if model_type in family.model_types:
+            reason += f", nor does family {family.name!r}, which claims it, register it (register_model, modeled_as)"
+        families = None if known else [name for name in nearest(config) if name != family.name]
         raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, families)
-    found: type[PreTrainedConfig] = CONFIG_MAPPING[known]
     return found
 
 
@@ -189,7 +193,18 @@ def is_read(key: str, config_class: type[PreTrainedConfig]) -> bool:
     For example ``head_dim``, which many attention modules take if it is there, or ``sliding_window_pattern``, which
     config classes turn into ``layer_types``.
     """
-    folder = Path(inspect.getfile(config_class)).parent
-    files = [path for kind in ("configuration", "modeling") for path in sorted(folder.glob(f"{kind}_*.py"))]
-    sources = [path.read_text(encoding="utf-8") for path in files]
+    sources = [path.read_text(encoding="utf-8") for path in _files_of_model(config_class)]
     return any(re.search(form.format(key=re.escape(key)), source) for form in READS for source in sources)
+
+
+def _files_of_model(config_class: type[PreTrainedConfig]) -> list[Path]:
+    """Return the files of a model: by transformers' names, and those that registered classes lie in."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    own = Path(inspect.getfile(config_class))
+    files = {path for kind in ("configuration", "modeling") for path in own.parent.glob(f"{kind}_*.py")}
+    if config_class.__module__.partition(".")[0] != "transformers":
+        registered: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+        classes = (config_class, *([registered[config_class]] if config_class in registered else []))
+        files |= {Path(inspect.getfile(found)) for found in classes}
+    return sorted(files)

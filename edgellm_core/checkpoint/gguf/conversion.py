@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.conversion_cache import conversion_directory, write_conversion
 from edgellm_core.checkpoint.errors import GgufAccountError, GgufConversionError, UnreadableFileError
+from edgellm_core.checkpoint.family_code import register_model
 from edgellm_core.checkpoint.gguf.config import read_gguf_config
 from edgellm_core.checkpoint.gguf.forms import find_form
 from edgellm_core.checkpoint.gguf.metadata import architecture, stop_tokens
@@ -105,6 +106,7 @@ def described_tensors(header: GgufHeader, host: PluginHost, directory: Path) -> 
     from edgellm_core.checkpoint.gguf.model import outline_model
 
     family, form = find_form(host, header)
+    register_model(family)
     reading = read_gguf_config(header, family, form)
     plan = plan_tensors(header, reading.config, form)
     _refuse(header, [*reading.findings, *plan.findings])
@@ -140,6 +142,7 @@ def _sha256(stream: Any) -> str:
 
 def _convert(header: GgufHeader, family: ModelFamily, form: GgufForm, directory: Path, report: Reporter) -> None:
     """Write config, weights, tokenizer and generation config, and hold them against a second reading."""
+    register_model(family)
     reading = read_gguf_config(header, family, form)
     plan = plan_tensors(header, reading.config, form)
     _refuse(header, [*reading.findings, *plan.findings])
