@@ -22,7 +22,7 @@ from edgellm_core.cli import COMMANDS, edgellm
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 WRITTEN = [
-    ROOT / "README.md", ROOT / "CHANGELOG.md",
+    ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent != REFERENCE),
 ]  # fmt: skip
 PAGES = [*WRITTEN, *sorted(REFERENCE.glob("*.md"))]
@@ -87,6 +87,11 @@ def test_the_first_screen_of_the_readme_has_exactly_two_commands():
     assert shell_blocks(first_screen) == ["make demo", "make test"]
     assert len(first_screen.splitlines()) < 25
     assert re.fullmatch(r"edgellm build [\w-]+/[\w.-]+ -o \S+", shell_blocks(rest)[0])
+
+
+def test_the_readme_lists_every_page():
+    linked = set(re.findall(r"\]\((docs/[\w/-]+\.md)\)", (ROOT / "README.md").read_text()))
+    assert linked == {name_of(path) for path in (ROOT / "docs").rglob("*.md")}
 
 
 def test_every_make_target_exists():
