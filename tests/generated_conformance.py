@@ -34,7 +34,8 @@ LEVELS: Final = {
 NEEDS: Final = {
     0: "What can be said without building anything.",
     1: "A random model of the family's `tiny_config()`, in float32, from trace to parity.",
-    2: "Each quantization scheme that the family declares. No scheme exists yet, so there is nothing to check.",
+    2: "The entries of the tiny model in the family's `matrix.yaml` whose precision is a quantization scheme. Each is "
+    "calibrated by NVIDIA ModelOpt on the builtin text, built, and compared with what its checkpoint says.",
     3: "The tiny model in float16. TensorRT-RTX needs no GPU. Where the heads of the tiny model have a size that is no "
     "multiple of 8, a copy of it with the next multiple is built, and the output says so.",
     4: "The models of the family in `model_registry.yaml`, in each precision, whose weights are here: in an installed "

@@ -32,6 +32,16 @@ WIDTH: Final = 100
 """Columns of the help texts."""
 
 
+EXIT_CODES: Final = [
+    ("0", "what was asked for is done"),
+    ("1", "refused or interrupted: an error in one sentence, a failure of `matrix run`, ctrl-C"),
+    ("2", "a wrong option, an argument too many, or one that is missing"),
+    ("70", "a defect of edgellm; `-v` shows its traceback"),
+    ("pytest's own", "`plugins test`: 0; 1 where a check failed or all were skipped; 4 wrong name; 5 no check"),
+]
+"""Tests of the command line hold them."""
+
+
 def main(arguments: list[str]) -> int:
     """Write the pages, or compare them; return the exit code."""
     only_the_repositorys_plugins()
@@ -89,7 +99,8 @@ def cli_page() -> str:
 
     parts = [
         "# Command line",
-        "Every command ends with exit code 0, or 1 after an error, 2 for a wrong option, or 70 for a defect.",
+        "The exit code is",
+        table(("exit code", "meaning"), EXIT_CODES),
     ]
 
     def visit(command: click.Command, path: str, parent: click.Context | None) -> None:
@@ -340,12 +351,11 @@ def tolerances_table() -> str:
 
 def matrix_precisions_table() -> str:
     """Return the precisions of the matrix grammar."""
+    from edgellm_core.matrix.entry import parse
     from edgellm_core.matrix.tokens import PRECISIONS
-    from edgellm_core.settings import ELEMENT_TYPES
 
-    return table(
-        ("precision", "built today"), [(code(p), "yes" if p in ELEMENT_TYPES else "not yet") for p in PRECISIONS]
-    )
+    missing = {precision: parse(f"tiny-{precision}").unavailable() for precision in PRECISIONS}
+    return table(("precision", "built today"), [(code(p), "not yet" if missing[p] else "yes") for p in PRECISIONS])
 
 
 def matrix_tokens_table() -> str:

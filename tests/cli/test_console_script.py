@@ -17,6 +17,9 @@ COMMAND = Path(sys.executable).with_name("edgellm")
         (["--help"], 0, "build"),
         (["no-such-command"], 1, "Available: build, compare, detect"),
         (["detect", "no/such/model/at-all"], 1, "Error: "),
+        (["detect", "--no-such-option"], 2, "No such option"),
+        (["detect", "one", "two"], 2, "unexpected extra argument"),
+        (["detect"], 2, "Missing argument"),
     ],
 )
 def test_exit_code_and_output(arguments, code, printed):

@@ -56,6 +56,10 @@ def test_an_unknown_name_is_one_sentence():
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_a_selection_without_checks_has_a_code_of_its_own():
+    assert run("qwen3", "--level", 0, "-k", "no_such_check").returncode == 5
+
+
 def test_without_pytest_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytest", None)
     result = CliRunner().invoke(edgellm, ["plugins", "test", "qwen3"])
