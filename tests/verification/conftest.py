@@ -71,13 +71,6 @@ def _export(directory, out, precision):
     return Exported(checkpoint, PluginHost.load(environ={}).select(checkpoint.config).family, out, precision)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGELLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def export_checkpoint():
     """Function from a checkpoint's directory, an output directory and a precision to the export."""

@@ -36,13 +36,6 @@ class Built:
         return [{one.name: onnx.helper.get_attribute_value(one) for one in node.attribute} for node in nodes]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGELLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def edge_llm(tmp_path_factory):
     """Function from a family, and changes of its tiny config, to its checkpoint and verified bundle, made once."""
