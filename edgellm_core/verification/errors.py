@@ -30,6 +30,18 @@ KIND_WORDS: Final[Mapping[Kind, str]] = {
 """Kind of operator → words for it."""
 
 
+class OriginalUndeterminedError(EdgellmError):
+    """The original keeps some of several equal scores, and what it computes depends on which."""
+
+    def __init__(self, check: str, difference: float, tolerance: float) -> None:
+        """Name the check, and by how much the original differs from itself there."""
+        super().__init__(
+            f"The graph can't be compared with the original, which is undetermined in {check}: it keeps the largest of "
+            f"scores that are equal up to rounding, and its logits change by {difference:.2g} with which of them "
+            f"({tolerance:g} allowed). Nothing is published; --verify off builds without the comparison."
+        )
+
+
 class VerificationFailedError(EdgellmError):
     """The graph does not compute what the original computes.
 

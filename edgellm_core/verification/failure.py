@@ -10,19 +10,20 @@ from edgellm_core.verification.bisect import find_culprit
 from edgellm_core.verification.cases import label
 from edgellm_core.verification.errors import (
     NonFiniteActivationsError,
+    OriginalUndeterminedError,
     VerificationFailedError,
     rounding_explanation,
 )
+from edgellm_core.verification.ties import undetermined_by
 
 if TYPE_CHECKING:
+    from edgellm_core.errors import EdgellmError
     from edgellm_core.verification.comparison import RowComparison
     from edgellm_core.verification.gate import Proving
     from edgellm_core.verification.side_by_side import Recording
 
 
-def failed_row(
-    proving: Proving, recording: Recording, place: tuple[int, int], row: RowComparison
-) -> VerificationFailedError:
+def failed_row(proving: Proving, recording: Recording, place: tuple[int, int], row: RowComparison) -> EdgellmError:
     """Return the error of a row of a step that differs.
 
     Args:
@@ -34,6 +35,9 @@ def failed_row(
     step, index = place
     subject, tolerance = proving.subject, proving.tolerance
     check = label(recording.case, recording.steps[step], index)
+    undetermined = undetermined_by(proving, recording, place)
+    if undetermined > tolerance:
+        return OriginalUndeterminedError(check, undetermined, tolerance)
     culprit = find_culprit(proving, recording.steps[: step + 1])
     if np.isnan(row.max_rel_err):
         return NonFiniteActivationsError(

@@ -145,7 +145,10 @@ def record_cases(  # noqa: PLR0913  # each says what is run, in what, or how
             Recording(
                 case=case,
                 steps=graph_steps[index],
-                found=[_graph_numbers(step.hidden, step.logits, case) for step in graph.steps[index]],
+                found=[
+                    _graph_numbers(step.hidden, step.logits, case, inputs)
+                    for step, inputs in zip(graph.steps[index], graph_steps[index], strict=True)
+                ],
                 wanted=original_rows(index, case, plays, chain),
             )
             for index, case in enumerate(cases)
@@ -170,11 +173,18 @@ def plan_plays(index: int, case: Case, subject: Subject, *, apart: bool = False)
     return [Play(index, None, case_steps(case))]
 
 
-def _graph_numbers(shown: Tensors, logits: Logits | None, case: Case) -> Logits:
+def _graph_numbers(shown: Tensors, logits: Logits | None, case: Case, inputs: StepInputs) -> Logits:
     if case.layers is not None:
-        return shown[hidden_name(case.layers - 1)]
+        return batch_first(shown[hidden_name(case.layers - 1)], inputs)
     assert logits is not None  # for mypy: the last part was run
     return logits
+
+
+def batch_first(values: Logits, inputs: StepInputs) -> Logits:
+    """Return what a layer or the head yields as [batch, seq, …]; Gemma 3n has its four streams before the batch."""
+    size = inputs.input_ids.shape
+    axis = next((axis for axis in range(values.ndim - 1) if values.shape[axis : axis + 2] == size), 0)
+    return np.moveaxis(values, (axis, axis + 1), (0, 1))
 
 
 def original_rows(index: int, case: Case, plays: Sequence[Play], chain: OriginalChain) -> list[Logits]:
@@ -185,7 +195,8 @@ def original_rows(index: int, case: Case, plays: Sequence[Play], chain: Original
             continue
         for step, inputs in enumerate(play.steps):
             place = number, step
-            values = chain.logits[place] if case.layers is None else chain.hidden[place, case.layers - 1]
+            shown = chain.logits[place] if case.layers is None else chain.hidden[place, case.layers - 1]
+            values = batch_first(shown, inputs)
             for row, real in enumerate(inputs.real):
                 rows[row if play.row is None else play.row].append(values[row][real])
     return [np.concatenate(parts) for parts in rows]

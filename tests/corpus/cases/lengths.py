@@ -95,6 +95,12 @@ def kept_keys_beyond_prompts(folder: Path) -> Made:
     return _model(folder, "doge", keep_window_size=8400, max_position_embeddings=16384)
 
 
+@case(outcome="refused", values_only=True, message="which is undetermined in 'prompt alone'")
+def kept_keys_within_prompts(folder: Path) -> Made:
+    """Doge that keeps fewer keys than a prompt has: which of the equal keys of equal tokens, nobody says."""
+    return _model(folder, "doge", keep_window_size=16)
+
+
 @case(outcome="right", lengths=(3, 40), note="window_size (16)")
 def window_in_a_buffer(folder: Path) -> Made:
     """GPT-Neo, whose window is a stored mask."""
