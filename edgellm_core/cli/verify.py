@@ -74,8 +74,11 @@ def _compare(
     report: Reporter,
 ) -> tuple[VerificationResult, dict[str, Record]]:
     """Return the rows of the comparison, and the manifest's records by key."""
+    import onnx
+
     from edgellm_core.host import PluginHost
     from edgellm_core.pipeline.answers import prove_settings
+    from edgellm_core.pipeline.checks import require_types
     from edgellm_core.pipeline.twin import proof, stored_proof
     from edgellm_core.targets import find_target, load_class
     from edgellm_core.tokenization.writing import check_tokenizer
@@ -92,6 +95,8 @@ def _compare(
     tokenizer = check_tokenizer(checkpoint, selection.family, bundle.llm, manifest.tokenizer)
     if manifest.runtime is not None:
         prove_settings(checkpoint, manifest.runtime, bundle.model_path)
+    graph = onnx.load(str(bundle.model_path), load_external_data=False)
+    require_types(graph, checkpoint, selection, manifest.compute_precision, report)
     result = verify_graph(
         bundle.model_path,
         checkpoint,

@@ -18,7 +18,12 @@ from edgellm_core.pipeline.build import build
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from edgellm_core.verification.budget import FIXED_BYTES
-from edgellm_core.verification.errors import QuantizedSourceMissingError, SourceDiffersError, VerificationFailedError
+from edgellm_core.verification.errors import (
+    NarrowComputationError,
+    QuantizedSourceMissingError,
+    SourceDiffersError,
+    VerificationFailedError,
+)
 from tests.stock_modelopt import export_stock
 
 
@@ -102,6 +107,21 @@ def test_a_wrong_graph_is_refused_and_the_manifest_stays(bundle):
     assert isinstance(result.exception, VerificationFailedError)
     assert "decoder layer 0" in str(result.exception)
     assert (bundle / "bundle.json").read_bytes() == before
+
+
+def test_a_norm_that_was_narrowed_is_refused(bundle):
+    path = bundle / "llm" / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    node = next(node for node in model.graph.node if node.op_type == "RMSNormalization" and "layers.1/" in node.name)
+    node.attribute.append(onnx.helper.make_attribute("stash_type", onnx.TensorProto.FLOAT16))
+    onnx.save(model, path)
+    sign(bundle)
+    result = invoke(bundle)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, NarrowComputationError)
+    assert "norm in float16" in str(result.exception)
+    assert "in decoder layer 1" in str(result.exception)
+    assert read_manifest(bundle).verification.status == "skipped"
 
 
 def sign(bundle):
