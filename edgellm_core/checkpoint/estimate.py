@@ -11,7 +11,7 @@ dequantize      0.5 GiB (weights stream through)       2 P, float32 tensors 4 P
 trace, surgery  0.5 GiB (no weights)                   16 MiB
 bind            0.5 GiB (weights stream through)       W
 verify          0.9 GiB + 8 L, L the parameters of the 0
-                largest layer, or of 0.5 GiB in float32
+                largest layer, or of 0.25 GiB in float32
 engine          1 GiB + 2 W                            1.1 W
 ==============  =====================================  =====================================================
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from edgellm_core.checkpoint.dimensions import Dimensions
 
-_PART_PARAMETERS: Final = 2**27
-"""Parameters of small layers that are compared together: 0.5 GiB in float32."""
+_PART_PARAMETERS: Final = 2**26
+"""Parameters of small layers that are compared together: 0.25 GiB in float32."""
 
 _GIB: Final = 2**30
 _MIB: Final = 2**20

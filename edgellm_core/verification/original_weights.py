@@ -14,8 +14,8 @@ from torch import nn
 from edgellm_core.errors import one_line
 from edgellm_core.tracing.layers import find_stack
 from edgellm_core.verification.errors import ReferenceLoadError
-from edgellm_core.verification.lazy_tables import LARGE_TABLE, give_rows, multiply_by_rows
-from edgellm_core.verification.parts import EMBEDDING, Part
+from edgellm_core.verification.lazy_tables import give_rows, multiply_by_rows
+from edgellm_core.verification.parts import EMBEDDING, LARGE_TABLE, Part
 from edgellm_core.verification.quantized_weights import LazyWeight, StoredTensors, lazy_state
 from edgellm_core.verification.reference import empty_model, kept_wide, quiet_transformers, round_buffers
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from edgellm_core.verification.extreme_tokens import Table
     from edgellm_core.verification.subject import Subject
 
 TORCH_TYPES: Final = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -106,9 +107,9 @@ class OriginalWeights:
             self._load(unit)
         for name, (owner, source) in self._tables.items():
             if isinstance(owner, nn.Embedding) and EMBEDDING in part:
-                self._undo.append(give_rows(owner, self.stored.read(source), self._converter(name)))
+                self._undo.append(give_rows(owner, self.stored.rows(source), self._converter(name)))
             elif isinstance(owner, nn.Linear) and self.depth in part:
-                multiply_by_rows(owner, self.stored.read(source), self._converter(name))
+                multiply_by_rows(owner, self.stored.rows(source), self._converter(name))
 
     @contextlib.contextmanager
     def state(self, unit: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -125,13 +126,13 @@ class OriginalWeights:
         finally:
             self.unload()
 
-    def embedding(self) -> tuple[torch.Tensor, tuple[int, int]]:
+    def embedding(self) -> tuple[Table, tuple[int, int]]:
         """Return the embedding, as the checkpoint has it where it is large, and its shape [vocabulary, hidden]."""
-        module = self.model.get_input_embeddings()
+        module: Any = self.model.get_input_embeddings()
         large = (source for owner, source in self._tables.values() if owner is module)
         source = next(large, None)
-        table: Any = module.weight if source is None else self.stored.read(source)
-        return table.detach(), (table.shape[0], table.shape[1])
+        table: Any = module.weight.detach() if source is None else self.stored.rows(source)
+        return table, (table.shape[0], table.shape[1])
 
     def unload(self) -> None:
         """Forget the weights of all layers and large tables."""
@@ -167,14 +168,15 @@ class OriginalWeights:
         names = dict.fromkeys([s for name in targets for s in self._sources[name]])
         names |= dict.fromkeys(s for name in own for s in self._sources_of(name))
         fill(self.model, {name: self._state[name] for name in names}, self._dtype, self._subject)
+        self.stored.close()  # a weight of another type than the checkpoint's is a copy
         loaded = dict(self.model.named_parameters(remove_duplicate=False))
         filled = {id(self._empty[name]): value for name, value in loaded.items() if not value.is_meta}
         missing = sorted(name for name in own if id(self._empty[name]) not in filled)
         if missing:
             raise ReferenceLoadError(self._subject.directory, f"missing weights {', '.join(missing[:3])}")
         if self._subject.layout is None and self._narrow != self._dtype:
-            narrowed = {id(self._empty[name]) for name in own if name not in self._wide}
-            filled |= {key: self._rounded_parameter(filled[key]) for key in narrowed}
+            for key in {id(self._empty[name]) for name in own if name not in self._wide}:
+                filled[key] = self._rounded_parameter(filled[key])
         for name in own:
             set_parameter(self.model, name, filled[id(self._empty[name])])
 

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 EMBEDDING: Final = -1
 """The unit before the first decoder layer."""
 
-PART_BYTES: Final = 2**29
+PART_BYTES: Final = 2**28
 """Weights of a part in float32 where nothing else limits it. Smaller parts save memory; each one costs a session of
 ONNX Runtime, about 20 ms."""
+
+LARGE_TABLE: Final = 2**25
+"""Elements from which a table is not held in memory: 128 MiB in float32."""
+
+BLOCK_ROWS: Final = 8192
+"""Rows of a head that are multiplied at a time."""
 
 
 @dataclass(frozen=True, slots=True)

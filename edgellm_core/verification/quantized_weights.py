@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgellm_core.verification.dequantize import dequantize, rounded
@@ -46,6 +47,12 @@ class StoredTensors:
             tensor: torch.Tensor = self._files[entry.file].get_tensor(name)
         return tensor
 
+    def rows(self, name: str) -> StoredRows:
+        """Return a table whose rows are read when they are asked for, and of which nothing stays in memory."""
+        entry = self._tensors[name]
+        rows, width = entry.shape
+        return StoredRows(entry.file, name, (rows, width))
+
     def close(self) -> None:
         """Let go of the files, and with them of the pages that reading mapped into memory."""
         with self._lock:
@@ -56,6 +63,29 @@ class StoredTensors:
         suffixes = form.tensors(2, max(1, form.block_size))
         chosen = (suffix for suffix in suffixes if suffix.startswith("weight") == weight)
         return {suffix: self.read(f"{module}.{suffix}") for suffix in chosen}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """A table of a checkpoint, read with safetensors' own reader.
+
+    Attributes:
+        file: the safetensors file.
+        name: the tensor.
+        shape: rows and width.
+    """
+
+    file: Path
+    name: str
+    shape: tuple[int, int]
+
+    def __getitem__(self, index: slice) -> torch.Tensor:
+        """Return rows ``[start:stop]`` as they are stored; the file is closed again, and so not mapped any more."""
+        from safetensors import safe_open
+
+        with safe_open(self.file, framework="pt") as file:
+            rows: torch.Tensor = file.get_slice(self.name)[index].clone()
+        return rows
 
 
 class LazyWeight:

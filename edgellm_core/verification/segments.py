@@ -82,7 +82,7 @@ def cut(graph: onnx.GraphProto, parts: Sequence[Part], depth: int) -> list[Segme
     if len(parts) == 1:
         outputs = tuple(value.name for value in graph.output)
         return [Segment(part=parts[0], nodes=tuple(range(len(graph.node))), taken=(), handed=(), outputs=outputs)]
-    reads = [_reads(node) for node in graph.node]
+    reads = [names_read(node) for node in graph.node]
     constant = _constant_nodes(graph, reads)
     units = _units(graph, reads, constant, depth)
     owner = [next(index for index, part in enumerate(parts) if unit in part) for unit in units]
@@ -130,7 +130,7 @@ def segment_model(
     found = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     found.graph.name = f"{graph.name}.{segment.part.start}"
     found.graph.node.extend(graph.node[index] for index in segment.nodes)
-    used = {name for index in segment.nodes for name in _reads(graph.node[index])}
+    used = {name for index in segment.nodes for name in names_read(graph.node[index])}
     found.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in used)
     found.graph.input.extend(value for value in graph.input if value.name in used)
     for name in segment.taken:
@@ -147,7 +147,7 @@ def segment_model(
     return found
 
 
-def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
+def names_read(node: onnx.NodeProto) -> tuple[str, ...]:
     """Return the tensors that a node reads, also inside its branches."""
     inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     inner += [graph for attribute in node.attribute for graph in attribute.graphs]
@@ -157,7 +157,7 @@ def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
     for graph in inner:
         made = {name for own in graph.node for name in own.output} | {value.name for value in graph.input}
         made |= {tensor.name for tensor in graph.initializer}
-        names += [name for own in graph.node for name in _reads(own) if name not in made]
+        names += [name for own in graph.node for name in names_read(own) if name not in made]
         names += [value.name for value in graph.output if value.name not in made]
     return tuple(dict.fromkeys(name for name in names if name))
 

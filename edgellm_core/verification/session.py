@@ -12,6 +12,7 @@ from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import GraphLoadError, GraphRunError
 from edgellm_core.runtime.plain_operators import CONSTANT
 from edgellm_core.runtime.session import STATE_TYPES, read_small_tensors, state_output, state_value
+from edgellm_core.verification.lent_weights import LendingSession, lend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -177,9 +178,11 @@ def open_graph(model: onnx.ModelProto, folder: Path, extra: Sequence[str]) -> An
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     else:
         disabled.append("ConstantFolding")
-    return onnxruntime.InferenceSession(
+    lent = lend(graph, folder, quantized=bool(_folding_bytes(graph)))
+    session = onnxruntime.InferenceSession(
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
     )
+    return LendingSession(session, lent) if lent else session
 
 
 def _folding_bytes(model: onnx.ModelProto) -> int:

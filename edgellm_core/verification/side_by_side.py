@@ -131,6 +131,7 @@ def record_cases(  # noqa: PLR0913  # each says what is run, in what, or how
             before_step=begin,
             shown_layers=ends,
             shown_plays=len(plays),
+            whole_plays=len(plays),
             around=contextlib.nullcontext if watch is None else watch.calls,
         ) as chain,
     ):

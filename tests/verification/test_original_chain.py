@@ -15,7 +15,7 @@ from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from edgellm_core.verification import original_weights
 from edgellm_core.verification.cases import case_steps, plan_cases
 from edgellm_core.verification.errors import ReferenceRunError
-from edgellm_core.verification.original_chain import THREAD, OriginalChain
+from edgellm_core.verification.original_chain import OriginalChain
 from edgellm_core.verification.original_weights import OriginalWeights
 from edgellm_core.verification.parts import plan_parts, whole
 from edgellm_core.verification.reference import ReferenceRunner
@@ -83,18 +83,16 @@ def test_only_one_part_is_in_memory(tmp_path):
     assert held == [(index,) for index in range(weights.depth)] + [()]
 
 
-def waiting():
-    return sum(thread.name == THREAD for thread in threading.enumerate())
-
-
-def test_threads_end_where_a_run_is_given_up(tmp_path):
+def test_forwards_end_where_a_run_is_given_up(tmp_path):
     weights = OriginalWeights(subject_of(tmp_path, "llama"))
     parts = plan_parts([1] * (weights.depth + 2), largest=1)
     plays = [case_steps(case) for case in plan_cases(PROMPTS)]
+    threads = threading.active_count()
     with OriginalChain(weights, plays, parts) as chain:
         chain.advance(0)
-        assert waiting() == sum(map(len, plays))
-    assert waiting() == 0
+        assert chain.waiting == sum(map(len, plays))
+        assert threading.active_count() <= threads
+    assert chain.waiting == 0
 
 
 def test_an_error_of_the_model_is_raised_where_it_is_run(tmp_path):
