@@ -14,6 +14,7 @@ import pytest
 
 from edgellm_core.cli.plugins_test import kit_plugin_name
 
+pytestmark = pytest.mark.slow
 RUN_EDGELLM = "from edgellm_core.cli import main; main()"
 WRITE_TINY = """
 import sys

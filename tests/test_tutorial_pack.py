@@ -15,6 +15,7 @@ import pytest
 
 from edgellm_core.cli.plugins_test import kit_plugin_name
 
+pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial" / "your-first-pack.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 COMMANDS = "".join(block for language, block in BLOCKS if language == "sh")

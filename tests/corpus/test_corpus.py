@@ -32,6 +32,7 @@ def open_session(bundle: Bundle) -> DecoderSession:
     return DecoderSession(bundle.model_path, threads=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_case(case: CorpusCase, tmp_path: Path):
     made = case.make(tmp_path)
@@ -60,6 +61,7 @@ def test_case(case: CorpusCase, tmp_path: Path):
         assert mine == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_detect_agrees_with_build(case: CorpusCase, tmp_path: Path):
     problems = detected_problems(case, case.make(tmp_path))

@@ -28,6 +28,7 @@ from edgellm_core.testing.plugin_files import write_plugin
 from edgellm_core.weights.errors import ScaleNotPositiveError, UnexpectedTensorsError
 from tests.stock_modelopt import describe, export_stock, export_with_twin, tiny_llama
 
+pytestmark = pytest.mark.slow
 SCHEMES = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8")
 LINEARS = 14
 """Two layers of seven."""

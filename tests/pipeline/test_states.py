@@ -14,6 +14,7 @@ from edgellm_core.pipeline.build import build
 from edgellm_core.runtime import DecoderSession, generate, left_pad
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 
+pytestmark = pytest.mark.slow
 SIZES = {
     "vocab_size": 131, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 4, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.slow
 NO_MATCH_RULE = '''
     def rules(self):
         """Return a rule that never applies."""

@@ -17,6 +17,8 @@ from edgellm_core.verification.narrow_computation import require_types_of_origin
 from edgellm_core.verification.original_precision import count_narrow
 from tests.coverage.configs import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(model_type):
     config = tiny_config(model_type)

@@ -12,6 +12,7 @@ from edgellm_core.verification.budget import FIXED_BYTES
 from edgellm_core.verification.errors import NonFiniteActivationsError, VerificationFailedError
 from edgellm_core.verification.tolerances import QUANTIZED, TOLERANCES
 
+pytestmark = pytest.mark.slow
 SCHEMES = ("fp8", "int8_sq", "int4_awq", "nvfp4", "mxfp8", "fp8-kv", "awq", "gptq")
 DTYPES = {1: np.float32, 10: np.float16}
 UP = "model.layers.1.mlp.up_proj"
