@@ -123,11 +123,9 @@ class ModelFamily:
                 raise PluginError(msg)
 
     def register_model(self) -> None:
-        """Register the modeling code that the family brings with transformers; by default there is none.
+        """Register modeling code of the family's own (``AutoConfig.register``, ``AutoModelForCausalLM.register``).
 
-        Import torch and transformers in here, never at the top of the plugin's module, and call
-        ``AutoConfig.register`` and ``AutoModelForCausalLM.register``. It runs once a process, before the first config
-        of the family is loaded there.
+        Called once a process, before a config of the family is loaded. Import transformers in here, not at the top.
         """
 
     def module_forwards(self) -> Mapping[str, ModuleForward]:

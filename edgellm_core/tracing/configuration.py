@@ -131,8 +131,8 @@ def _known_class(
     if found is None or found not in MODEL_FOR_CAUSAL_LM_MAPPING:
         refuse_untrusted(directory, config)
         reason = "the installed transformers " + ("does not know it" if known is None else NO_CAUSAL_LM)
-        if model_type in family.model_types:
-            reason += f", nor does family {family.name!r}, which claims it, register it (register_model, modeled_as)"
+        if family.model_types and known is None:
+            reason += f", nor does family {family.name!r} register it (register_model, modeled_as)"
         families = None if known else [name for name in nearest(config) if name != family.name]
         raise UnsupportedArchitectureError(model_type, config.get("architectures"), reason, families)
     return found
