@@ -13,9 +13,14 @@ from edgellm_core.errors import UnknownNameError, UserError
 from edgellm_core.yaml_files import YamlFileError, read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from edgellm_core.host import PluginRecord
 
 REGISTRY_FILE: Final = "model_registry.yaml"
+
+PLUGIN_FILE: Final = "models.yaml"
+"""File of the same form in the folder of a plugin."""
 
 Precision = Literal["fp16", "fp32", "bf16"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -75,10 +80,15 @@ class RegistryEntry(BaseModel):
 
 
 class ModelRegistry:
-    """Known checkpoints by name."""
+    """Known checkpoints by name.
 
-    def __init__(self, entries: dict[str, RegistryEntry]) -> None:
+    Attributes:
+        skipped: a sentence for each file of a plugin that is wrong, which is left out.
+    """
+
+    def __init__(self, entries: Mapping[str, RegistryEntry], skipped: Sequence[str] = ()) -> None:
         self._entries = entries
+        self.skipped = tuple(skipped)
 
     @classmethod
     def load(cls, path: Path | None = None) -> ModelRegistry:
@@ -102,9 +112,36 @@ class ModelRegistry:
             problem = f"{where}: {_sentence(first['msg'])} Got {first['input']!r}."
             raise RegistryFileError(file, read.line(first["loc"]), problem) from error
 
+    @classmethod
+    def of_plugins(cls, records: Iterable[PluginRecord]) -> ModelRegistry:
+        """Read the file that ships with edgellm, and ``models.yaml`` in the folder of each plugin that takes part.
+
+        A plugin's file that is wrong, or names a model that is known already, is left out as a whole.
+
+        Args:
+            records: of the plugins, in the order of discovery.
+
+        Raises:
+            RegistryFileError: the file that ships with edgellm is wrong.
+        """
+        entries, skipped = cls.load().entries(), []
+        for record in records:
+            path = None if record.location is None else record.location / PLUGIN_FILE
+            if path is None or record.status not in {"active", "overridden"} or not path.is_file():
+                continue
+            try:
+                entries |= _new_entries(path, cls.load(path).entries(), entries, record)
+            except RegistryFileError as error:
+                skipped.append(f"The models of plugin {record.name!r} are left out: {error}")
+        return cls(entries, skipped)
+
     def names(self) -> list[str]:
         """Return all names in the order of the file."""
         return list(self._entries)
+
+    def entries(self) -> dict[str, RegistryEntry]:
+        """Return all entries by name, in the order of the files."""
+        return dict(self._entries)
 
     def get(self, name: str) -> RegistryEntry:
         """Return one entry.
@@ -113,11 +150,29 @@ class ModelRegistry:
             UnknownNameError: with the nearest name.
         """
         if name not in self._entries:
-            raise UnknownNameError("model", name, self._entries)
+            raise UnknownNameError("model", name, self._entries, hint=" ".join(self.skipped))
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+
+def _new_entries(
+    path: Path, found: Mapping[str, RegistryEntry], known: Mapping[str, RegistryEntry], record: PluginRecord
+) -> Mapping[str, RegistryEntry]:
+    """Return the entries of a plugin's file, where they are its own to make.
+
+    Raises:
+        RegistryFileError: a model is known already, or belongs to a family of another plugin.
+    """
+    for name, entry in found.items():
+        if name in known:
+            raise RegistryFileError(path, None, f"model {name!r} is known already. Rename it, or remove the entry.")
+        if entry.family not in record.families:
+            own = ", ".join(record.families) or "none"
+            problem = f"model {name!r} must be of a family of this plugin ({own}); got {entry.family!r}. Correct it."
+            raise RegistryFileError(path, None, problem)
+    return found
 
 
 def package_weights(entry: RegistryEntry) -> Path | None:

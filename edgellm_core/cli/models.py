@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,9 +11,12 @@ import click
 from edgellm_core.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from edgellm_core.registry import RegistryEntry
+    from edgellm_core.registry import ModelRegistry, RegistryEntry
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+plugin_path_option = click.option(
+    "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
+)
 
 
 @click.group()
@@ -21,12 +25,13 @@ def models() -> None:
 
 
 @models.command("list")
+@plugin_path_option
 @as_json_option
-def list_models(*, as_json: bool) -> None:
-    """Show every model that ``edgellm build NAME`` knows."""
-    from edgellm_core.registry import ModelRegistry
-
-    registry = ModelRegistry.load()
+def list_models(plugin_paths: tuple[Path, ...], *, as_json: bool) -> None:
+    """Show every model that ``edgellm build NAME`` knows: edgellm's own, and those of plugins."""
+    registry = _registry(plugin_paths)
+    for sentence in registry.skipped:
+        click.echo(sentence, err=True)
     entries = {name: registry.get(name) for name in registry.names()}
     if as_json:
         click.echo(json.dumps([_entry_json(name, entry) for name, entry in entries.items()], indent=2))
@@ -44,12 +49,11 @@ def list_models(*, as_json: bool) -> None:
 
 @models.command("show")
 @click.argument("name")
+@plugin_path_option
 @as_json_option
-def show_model(name: str, *, as_json: bool) -> None:
+def show_model(name: str, plugin_paths: tuple[Path, ...], *, as_json: bool) -> None:
     """Show one model: family, where its weights come from, and which precisions are verified."""
-    from edgellm_core.registry import ModelRegistry
-
-    entry = ModelRegistry.load().get(name)
+    entry = _registry(plugin_paths).get(name)
     fields = _entry_json(name, entry)
     if as_json:
         click.echo(json.dumps(fields, indent=2))
@@ -61,6 +65,13 @@ def show_model(name: str, *, as_json: bool) -> None:
     for key, value in fields.items():
         if value is not None:
             click.echo(f"{key + ':':<14}{value}")
+
+
+def _registry(plugin_paths: tuple[Path, ...]) -> ModelRegistry:
+    from edgellm_core.host import PluginHost
+    from edgellm_core.registry import ModelRegistry
+
+    return ModelRegistry.of_plugins(PluginHost.load(plugin_paths).records)
 
 
 def _entry_json(name: str, entry: RegistryEntry) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def verify(
 
     budget = None if max_memory is None else parse_bytes(max_memory)
     loaded = load_bundle(bundle)
-    opened = functools.partial(_open_source, loaded, source, trust_remote_code=trust_remote_code)
+    opened = functools.partial(_open_source, loaded, source, plugin_paths, trust_remote_code=trust_remote_code)
     with listening(as_json=as_json) as listener, stage_events("verify", listener) as report:
         result, records = _compare(loaded, opened, budget, plugin_paths, report)
     if loaded.manifest.verification.status == "skipped":
@@ -110,14 +110,17 @@ def _compare(
     return result, {"verification": result.record().model_copy(update={"twin": twin}), "tokenizer": tokenizer}
 
 
-def _open_source(bundle: Bundle, source: str | None, report: Reporter, *, trust_remote_code: bool) -> Checkpoint:
+def _open_source(
+    bundle: Bundle, source: str | None, plugin_paths: tuple[Path, ...], report: Reporter, *, trust_remote_code: bool
+) -> Checkpoint:
     """Open the original, and refuse another checkpoint than the one that the bundle was built from."""
+    from edgellm_core.host import PluginHost
     from edgellm_core.pipeline.sources import open_source
     from edgellm_core.quantization.layout import read_layout
     from edgellm_core.registry import ModelRegistry
     from edgellm_core.verification.errors import QuantizedSourceMissingError, SourceDiffersError
 
-    registry = ModelRegistry.load()
+    registry = ModelRegistry.of_plugins(PluginHost.load(plugin_paths).records)
     recorded = bundle.manifest.source
     revision = None
     if source is None:

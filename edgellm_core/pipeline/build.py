@@ -214,7 +214,7 @@ def _run(job: Job) -> None:
 def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
     checkpoint = open_source(
         job.source,
-        registry=ModelRegistry.load(),
+        registry=ModelRegistry.of_plugins(job.host.records),
         revision=job.settings.revision,
         report=report,
         trust_remote_code=job.settings.trust_remote_code,
@@ -275,7 +275,7 @@ def _verify_stage(job: Job, checkpoint: Checkpoint, selection: Selection, export
 
 def _registered_tolerance(job: Job) -> float | None:
     """Return the registry's own tolerance for this model and precision; None for that of the precision."""
-    registry = ModelRegistry.load()
+    registry = ModelRegistry.of_plugins(job.host.records)
     if job.source not in registry:
         return None
     precisions = registry.get(job.source).precisions

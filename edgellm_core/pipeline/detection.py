@@ -77,7 +77,9 @@ def read_and_judge(source: str, settings: DetectionSettings) -> tuple[PluginHost
         UserError: the source can't be found or read, or the family is unknown.
     """
     host = PluginHost.load(plugin_paths=settings.plugin_paths)
-    metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision, host=host)
+    metadata = read_metadata(
+        source, registry=ModelRegistry.of_plugins(host.records), revision=settings.revision, host=host
+    )
     return host, metadata, judge(metadata, host, family=settings.family, precision=settings.precision)
 
 

@@ -82,7 +82,9 @@ def make_plan(source: str, out: Path, settings: BuildSettings) -> Plan:
     target = find_target(settings.target, host.targets(), attention_scores=settings.attention_scores)
     scheme = settings.precision if settings.quantizes else None
     require_precision(target, settings.compute_precision, scheme=scheme, kv_cache=settings.kv_cache)
-    metadata = read_metadata(source, registry=ModelRegistry.load(), revision=settings.revision, host=host)
+    metadata = read_metadata(
+        source, registry=ModelRegistry.of_plugins(host.records), revision=settings.revision, host=host
+    )
     selection = host.select(metadata.config, forced=settings.family, directory=metadata.directory)
     summary = summarize(
         metadata, precision=settings.compute_precision, claimed=selection.family.name != "generic", output=out

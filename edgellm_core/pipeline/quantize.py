@@ -56,7 +56,7 @@ def quantize(
     def opened(report: Reporter) -> tuple[Checkpoint, Selection]:
         checkpoint = open_source(
             source,
-            registry=ModelRegistry.load(),
+            registry=ModelRegistry.of_plugins(host.records),
             revision=settings.revision,
             report=report,
             trust_remote_code=settings.trust_remote_code,

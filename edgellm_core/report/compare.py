@@ -103,7 +103,7 @@ def _open(source: str, settings: CompareSettings, report: Reporter) -> Original:
     host = PluginHost.load(first.plugin_paths)
     checkpoint = open_checkpoint(
         source,
-        registry=ModelRegistry.load(),
+        registry=ModelRegistry.of_plugins(host.records),
         revision=first.revision,
         report=report,
         trust_remote_code=first.trust_remote_code,

@@ -31,10 +31,9 @@ def test_schemes(edgellm_case: Case) -> None:
 def _quantized_cases(case: Case) -> list[MatrixCase]:
     from edgellm_core.matrix.errors import NoEntriesError
     from edgellm_core.matrix.selection import select_cases
-    from edgellm_core.registry import ModelRegistry
 
     try:
-        found = select_cases(case.plan.host, ModelRegistry.load(), family=case.key.family)
+        found = select_cases(case.plan.host, case.plan.registry, family=case.key.family)
     except NoEntriesError:
         return []
     return [one for one in found if one.entry.tiny and one.entry.quantizes and not one.entry.unavailable()]

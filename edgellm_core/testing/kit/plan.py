@@ -94,7 +94,7 @@ class Plan:
         paths = tuple(Path(path) for path in config.getoption("edgellm_plugin_path"))
         try:
             host = PluginHost.load(paths)
-            registry = ModelRegistry.load()
+            registry = ModelRegistry.of_plugins(host.records)
             wanted = config.getoption("edgellm_family")
             unfit = unfit_families(host, wanted)
             families = chosen_families(host, wanted)
