@@ -58,7 +58,8 @@ def run_type(model_type: str, folder: Path) -> dict[str, Any]:
     status = "right" if all(error <= TOLERANCES[precision] for precision, error in errors.items()) else "wrong"
     worst = max(errors, key=lambda precision: errors[precision] / TOLERANCES[precision])
     shown = errors["fp32"] if status == "right" else errors[worst]
-    return {"status": status, "max_rel_err": shown, "family": bundle.manifest.family.name}
+    family = bundle.manifest.family.name
+    return {"status": status, "max_rel_err": shown, "family": family, "precisions": list(TOLERANCES)}
 
 
 def shorten(reason: str, folder: Path) -> str:
