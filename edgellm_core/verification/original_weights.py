@@ -176,14 +176,14 @@ class OriginalWeights:
             raise ReferenceLoadError(self._subject.directory, f"missing weights {', '.join(missing[:3])}")
         if self._subject.layout is None and self._narrow != self._dtype:
             for key in {id(self._empty[name]) for name in own if name not in self._wide}:
-                filled[key] = self._rounded_parameter(filled[key])
+                self._round(filled[key])
         for name in own:
             set_parameter(self.model, name, filled[id(self._empty[name])])
 
-    def _rounded_parameter(self, value: nn.Parameter) -> nn.Parameter:
-        if not value.is_floating_point():
-            return value
-        return nn.Parameter(self._rounded(value), requires_grad=False)
+    def _round(self, parameter: nn.Parameter) -> None:
+        """Round a parameter where it is, so that what it was is not held beside it."""
+        if parameter.is_floating_point():
+            parameter.data = self._rounded(parameter)
 
     def _rounded(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self._dtype).to(self._narrow).to(self._dtype)
