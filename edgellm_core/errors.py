@@ -22,6 +22,10 @@ class EdgellmError(Exception):
 
     resumable = False
 
+    def __init__(self, message: str = "") -> None:
+        """Keep the message at a length that can be read; values from outside may be megabytes long."""
+        super().__init__(shortened(message))
+
 
 class UserError(EdgellmError):
     """The input or a setting is wrong; the message says what to change."""
@@ -71,7 +75,30 @@ class InvalidSettingError(UserError):
 
     def __init__(self, setting: str, requirement: str, value: object, remedy: str) -> None:
         """Build ``--max-input-len must be …; got …. <remedy>``."""
-        super().__init__(f"{setting} {requirement}; got {value}. {remedy}")
+        super().__init__(f"{setting} {requirement}; got {str(value)[:LONGEST_REASON]}. {remedy}")
+
+
+LONGEST_MESSAGE: Final = 4000
+"""Characters of a message of ours; the middle of a longer one is left out, so that the remedy stays."""
+
+LONGEST_VALUE: Final = 60
+"""Characters of a value from outside in a message."""
+
+
+def shortened(message: str) -> str:
+    """Return a message without its middle where it is too long, and without halves of surrogate pairs."""
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[: LONGEST_MESSAGE - 1000]} […] {message[-990:]}"
+    return message.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown(value: object) -> str:
+    """Return a value from outside for a message: short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - whatever __repr__ raises, and integers of more than 4,300 digits
+        return f"a value of type {type(value).__name__} that can't be shown"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 STAGE: Final = "edgellm_stage"

@@ -19,6 +19,7 @@ from tests.generated_conformance import conformance_page
 from tests.generated_corpus import corpus_page
 from tests.generated_coverage import coverage_page
 from tests.generated_errors import errors_page
+from tests.generated_limits import limits_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -393,6 +394,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "conformance.md": lambda: conformance_page(table),
     "coverage.md": lambda: coverage_page(table),
     "corpus.md": lambda: corpus_page(table),
+    "limits.md": lambda: limits_page(table),
 }
 """File in ``docs/reference`` → what makes its text."""
 

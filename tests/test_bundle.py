@@ -208,8 +208,8 @@ def test_missing_and_shortened_files_are_named(bundle, name, check_digests):
 
 
 @pytest.mark.parametrize(("text", "error", "match"), [
-    ("{", InvalidManifestError, "it is not JSON"),
-    ("[]", InvalidManifestError, "not a JSON object"),
+    ("{", InvalidManifestError, "not valid JSON"),
+    ("[]", InvalidManifestError, "expected an object, found list"),
     ('"\udcff"', InvalidManifestError, "not UTF-8"),
     ("{}", UnknownSchemaError, "schema_version None; this edgellm reads 1"),
     ('{"schema_version": 2, "anything": 3}', UnknownSchemaError, "schema_version 2; this edgellm reads 1"),

@@ -58,3 +58,35 @@ def test_lines_of_parts(read, location, line):
 def test_problems(read, text, problem):
     with pytest.raises(YamlFileError, match=re.escape(f"file, {problem}")):
         read(text)
+
+
+def bomb(levels):
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("levels", [6, 30])
+def test_aliases_of_aliases_are_refused_at_once(read, levels):
+    with pytest.raises(YamlFileError, match="file: has more than 100,000 entries with aliases written out"):
+        read(bomb(levels))
+
+
+def test_an_alias_is_read(read):
+    assert read("a: &x [1, 2]\nb: *x\nc: *x\n").data["c"] == ["1", "2"]
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]\n", "a: &x {b: *x}\n", "a: {b: [1]}\nc: &y [[*y]]\n"])
+def test_an_alias_to_its_own_anchor_is_refused(read, text):
+    with pytest.raises(YamlFileError, match="an alias leads back to its own anchor"):
+        read(text)
+
+
+@pytest.mark.parametrize("depth", [65, 500, 100_000])
+def test_deep_yaml_is_refused(read, depth):
+    with pytest.raises(YamlFileError, match="is nested in more than 64 levels of nesting"):
+        read("a: " + "[" * depth + "]" * depth)
+
+
+def test_a_large_yaml_file_is_refused(read):
+    with pytest.raises(YamlFileError, match="file: can't be read: a YAML file may have at most 1 MiB"):
+        read("a: 1\n" * 300_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import UserError
+from edgellm_core.errors import UserError, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ class UnknownSchemaError(UserError):
     def __init__(self, path: Path, found: object, known: int) -> None:
         """Name the file and both schema versions."""
         super().__init__(
-            f"{str(path)!r} has schema_version {found!r}; this edgellm reads {known}. "
+            f"{str(path)!r} has schema_version {shown(found)}; this edgellm reads {known}. "
             "Use the edgellm that wrote it, or build the bundle again."
         )
 

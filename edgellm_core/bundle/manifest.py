@@ -36,6 +36,14 @@ from edgellm_core.bundle.proof import (
     TwinRecord,
     VerificationRecord,
 )
+from edgellm_core.untrusted import (
+    CorruptJsonError,
+    FileLimitError,
+    NotAFileError,
+    UnreadableFileError,
+    read_json_object,
+)
+from edgellm_core.untrusted.limits import OWN_FILE
 
 __all__ = [
     "MANIFEST_NAME",
@@ -326,20 +334,13 @@ def read_fields(directory: Path) -> dict[str, Any]:
     """
     path = directory / MANIFEST_NAME
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = f"{MANIFEST_NAME} can't be read: {error.strerror or error}"
+        return read_json_object(path, OWN_FILE)
+    except (CorruptJsonError, FileLimitError, NotAFileError) as error:
+        raise InvalidManifestError(path, "", error.problem) from error
+    except UnreadableFileError as error:
+        reason = f"{MANIFEST_NAME} can't be read: {error.problem}"
         if not directory.is_dir():
             reason = "there is no such directory"
         elif not path.exists():
             reason = f"it has no {MANIFEST_NAME}"
         raise NotABundleError(directory, reason) from error
-    except UnicodeDecodeError as error:
-        raise InvalidManifestError(path, "", "it is not UTF-8 text") from error
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise InvalidManifestError(path, "", f"it is not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise InvalidManifestError(path, "", "it is not a JSON object")
-    return fields

@@ -8,7 +8,10 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.errors import UserError
 from edgellm_core.quantization.formats import LinearFormat
+from edgellm_core.untrusted import read_json_object
+from edgellm_core.untrusted.limits import OWN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,10 +74,9 @@ class Progress:
 
     def _read(self) -> dict[str, Any]:
         try:
-            stored: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # no record yet
+            return read_json_object(self._path, OWN_FILE)
+        except UserError:  # no record yet
             return {}
-        return stored
 
 
 def fingerprint_of(*parts: Any) -> str:

@@ -28,9 +28,9 @@ def refuse_adapter(directory: Path, names: Collection[str]) -> None:
     """
     if ADAPTER_CONFIG not in names:
         return
-    from edgellm_core.checkpoint.json_files import read_json
+    from edgellm_core.untrusted import read_json_object
 
-    described = read_json(directory / ADAPTER_CONFIG)
+    described = read_json_object(directory / ADAPTER_CONFIG)
     weights = sorted(n for n in names if n.endswith(".safetensors") and not n.startswith("adapter_"))
     base, kind = described.get("base_model_name_or_path"), described.get("peft_type")
     raise AdapterError(

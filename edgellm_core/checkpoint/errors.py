@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import UserError
+from edgellm_core.errors import UserError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,27 +99,7 @@ class ConfigValueError(UserError):
 
     def __init__(self, path: Path, key: str, wanted: str, value: object) -> None:
         """Build ``'…/config.json' must have … under 'key'; got …``."""
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
-        super().__init__(f"'{path}' must have {wanted} under {key!r}; got {shown}. Correct config.json.")
-
-
-class CorruptJsonError(UserError):
-    """A JSON file of a checkpoint does not parse, or holds something else than an object."""
-
-    def __init__(self, path: Path, problem: str, line: int | None = None, column: int | None = None) -> None:
-        """Build ``<path>, line 3, column 7: <problem>. …``."""
-        place = f", line {line}, column {column}" if line is not None else ""
-        super().__init__(f"'{path}'{place}: {problem}. Copy or download the file again.")
-
-
-class UnreadableFileError(UserError):
-    """The operating system refused to read a file or directory."""
-
-    def __init__(self, path: Path, error: OSError) -> None:
-        """Build the sentence from the path and the system's reason."""
-        reason = error.strerror or type(error).__name__
-        super().__init__(f"Can't read '{path}': {reason}. Check the path and its permissions.")
+        super().__init__(f"'{path}' must have {wanted} under {key!r}; got {shown(value)}. Correct config.json.")
 
 
 class TruncatedFileError(UserError):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.errors import DiskSpaceError, HubError
-from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.checkpoint.machine import free_disk
 from edgellm_core.checkpoint.own_code import code_names
 from edgellm_core.checkpoint.shards import (
@@ -26,6 +25,8 @@ from edgellm_core.checkpoint.shards import (
 )
 from edgellm_core.checkpoint.tokenizer_files import TEMPLATE_FOLDER, VOCABULARIES
 from edgellm_core.errors import UserError
+from edgellm_core.untrusted import read_json_object
+from edgellm_core.untrusted.limits import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +110,7 @@ def fetch_config(repository: Repository) -> dict[str, Any]:
     """
     if "config.json" not in repository.files:
         raise missing_config(repository)
-    return read_json(_fetch(repository, "config.json"))
+    return read_json_object(_fetch(repository, "config.json"))
 
 
 def missing_config(repository: Repository) -> HubError:
@@ -157,7 +158,7 @@ def weight_files(repository: Repository) -> list[str]:
         check_shards(Path(shards[0]), all_numbers(shards[0]), names)
         return shards
     index = _fetch(repository, INDEX_FILE)
-    weight_map = parse_weight_map(index, read_json(index))
+    weight_map = parse_weight_map(index, read_json_object(index, INDEX))
     check_shards(index, weight_map.values(), names)
     return sorted(set(weight_map.values()))
 

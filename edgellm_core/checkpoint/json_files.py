@@ -1,41 +1,16 @@
-"""Reads the JSON files of a checkpoint, with file, line and column in errors."""
+"""Reads config.json, and says what lies in a directory without one."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from edgellm_core.checkpoint.adapters import refuse_adapter
 from edgellm_core.checkpoint.config_types import require_types
-from edgellm_core.checkpoint.errors import CorruptJsonError, NotACheckpointError, UnreadableFileError
+from edgellm_core.checkpoint.errors import NotACheckpointError
+from edgellm_core.untrusted import UnreadableFileError, read_json_object, require_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
-
-    Raises:
-        UnreadableFileError: the file can't be read.
-        CorruptJsonError: it is not UTF-8, not JSON, or not an object.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UnreadableFileError(path, error) from error
-    except UnicodeDecodeError as error:
-        raise CorruptJsonError(path, f"byte {error.start} is not UTF-8") from error
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        problem = f"not valid JSON ({error.msg.lower()})" if text.strip() else "the file is empty"
-        raise CorruptJsonError(path, problem, error.lineno, error.colno) from error
-    except RecursionError as error:
-        raise CorruptJsonError(path, "nested too deeply") from error
-    if not isinstance(value, dict):
-        raise CorruptJsonError(path, f"expected an object, found {type(value).__name__}", 1, 1)
-    return value
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -45,6 +20,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         NotACheckpointError: there is none; the message says what lies there instead.
         UnreadableFileError: directory or file can't be read.
         CorruptJsonError: it does not parse.
+        NotAFileError: the directory holds a FIFO, a socket or a device.
         AdapterError: the directory holds an adapter.
         ConfigValueError: a value has a type that it never has.
     """
@@ -52,12 +28,20 @@ def read_config(directory: Path) -> dict[str, Any]:
         names = sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
         raise UnreadableFileError(directory, error) from error
+    _refuse_special_files(directory)
     refuse_adapter(directory, names)
     if "config.json" not in names:
         raise NotACheckpointError(directory, f"no config.json ({_describe(names)})", _remedy(directory, names))
-    config = read_json(directory / "config.json")
+    config = read_json_object(directory / "config.json")
     require_types(directory / "config.json", config)
     return config
+
+
+def _refuse_special_files(directory: Path) -> None:
+    """Refuse a directory with a FIFO, socket or device: the libraries that read checkpoints would wait for it."""
+    for entry in directory.iterdir():
+        if entry.exists() and not entry.is_dir():
+            require_regular_file(entry)
 
 
 def _describe(names: list[str]) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from edgellm_core.checkpoint.errors import MissingPathError, NotACheckpointError, UnreadableFileError
+from edgellm_core.checkpoint.errors import MissingPathError, NotACheckpointError
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
+from edgellm_core.untrusted.errors import UnreadableFileError
 
 if TYPE_CHECKING:
     from edgellm_core.registry import ModelRegistry

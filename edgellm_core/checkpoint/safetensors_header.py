@@ -6,22 +6,24 @@ length N, N bytes of JSON, then one buffer that the tensors' byte ranges cover w
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.checkpoint.errors import CorruptSafetensorsError, TruncatedFileError, UnreadableFileError
+from edgellm_core.checkpoint.errors import CorruptSafetensorsError, TruncatedFileError
 from edgellm_core.checkpoint.tensors import TensorEntry
+from edgellm_core.errors import shown
 from edgellm_core.settings import ELEMENT_BYTES
+from edgellm_core.untrusted import CorruptJsonError, UnreadableFileError, parse_json, require_regular_file
+from edgellm_core.untrusted.limits import SAFETENSORS_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-LARGEST_HEADER: Final = 100_000_000
-"""Bytes; a longer header is refused (safetensors, ``MAX_HEADER_SIZE``)."""
+LARGEST_RANK: Final = 64
+"""Dimensions of a tensor; torch has no more (``c10::kMaxDim``)."""
 
 _METADATA = "__metadata__"
 
@@ -54,7 +56,7 @@ def read_header(file: Path) -> SafetensorsHeader:
         CorruptSafetensorsError: it breaks the format in another way.
     """
     try:
-        file_bytes = file.stat().st_size
+        file_bytes = require_regular_file(file)
         with file.open("rb") as stream:
             prefix = stream.read(8)
             if len(prefix) < 8:
@@ -80,8 +82,9 @@ def read_header(file: Path) -> SafetensorsHeader:
 
 def _check_length(file: Path, length: int, file_bytes: int) -> None:
     """Refuse a header length that the format or the file does not allow."""
-    if length > LARGEST_HEADER:
-        raise CorruptSafetensorsError(file, f"its header claims {length} bytes, more than the {LARGEST_HEADER} allowed")
+    if length > SAFETENSORS_HEADER.most:
+        limit = SAFETENSORS_HEADER
+        raise CorruptSafetensorsError(file, f"its header claims {length} bytes, more than the {limit.most} allowed")
     if 8 + length > file_bytes:
         raise TruncatedFileError(file, expected=8 + length, found=file_bytes)
 
@@ -92,15 +95,17 @@ def _parse_json(file: Path, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             raise CorruptSafetensorsError(file, f"{twice!r} occurs twice in its header")
         return fields
 
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise CorruptSafetensorsError(file, "its header is not JSON") from error
+        value = parse_json(raw.decode("utf-8"), file, pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        raise CorruptSafetensorsError(file, "its header is not UTF-8") from error
+    except CorruptJsonError as error:
+        raise CorruptSafetensorsError(file, f"its header is not JSON: {error.problem}") from error
     if not isinstance(value, dict):
         raise CorruptSafetensorsError(file, "its header is not a JSON object")
     return value
@@ -121,11 +126,11 @@ def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
         raise CorruptSafetensorsError(file, f"tensor {name!r} does not have exactly dtype, shape and data_offsets")
     element_type, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(element_type, str) or element_type not in ELEMENT_BYTES:
-        raise CorruptSafetensorsError(file, f"tensor {name!r} has the unknown element type {element_type!r}")
+        raise CorruptSafetensorsError(file, f"tensor {name!r} has the unknown element type {shown(element_type)}")
     if not _are_sizes(shape):
-        raise CorruptSafetensorsError(file, f"tensor {name!r} has the impossible shape {shape!r}")
+        raise CorruptSafetensorsError(file, f"tensor {name!r} has the impossible shape {shown(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CorruptSafetensorsError(file, f"tensor {name!r} has the impossible byte range {offsets!r}")
+        raise CorruptSafetensorsError(file, f"tensor {name!r} has the impossible byte range {shown(offsets)}")
     nbytes = math.prod(shape) * ELEMENT_BYTES[element_type]
     if offsets[1] - offsets[0] != nbytes:
         problem = f"tensor {name!r} ({element_type} {shape}) takes {nbytes} bytes, its range {offsets!r} does not"
@@ -142,7 +147,11 @@ def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
 
 def _are_sizes(value: Any) -> bool:
     """Tell whether ``value`` is a list of integers ≥ 0 (``True`` is none)."""
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return (
+        isinstance(value, list)
+        and len(value) <= LARGEST_RANK
+        and all(type(item) is int and item >= 0 for item in value)
+    )
 
 
 def _check_ranges(file: Path, entries: list[TensorEntry], *, data_start: int, file_bytes: int) -> None:

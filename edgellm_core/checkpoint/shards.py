@@ -20,10 +20,11 @@ from edgellm_core.checkpoint.errors import (
     NoWeightsError,
     PickleCheckpointError,
     ShardIndexError,
-    UnreadableFileError,
 )
-from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.checkpoint.safetensors_header import SafetensorsHeader, read_header
+from edgellm_core.untrusted import read_json_object
+from edgellm_core.untrusted.errors import UnreadableFileError
+from edgellm_core.untrusted.limits import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +81,7 @@ def read_weight_files(directory: Path) -> WeightFiles:
     weight_map: Mapping[str, str] = {}
     if INDEX_FILE in names:
         index = directory / INDEX_FILE
-        weight_map = parse_weight_map(index, read_json(index))
+        weight_map = parse_weight_map(index, read_json_object(index, INDEX))
         check_shards(index, weight_map.values(), names)
         shards = sorted(set(weight_map.values()))
         remarks: list[str] = []

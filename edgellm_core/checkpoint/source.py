@@ -6,11 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgellm_core.checkpoint.json_files import read_config, read_json
+from edgellm_core.checkpoint.json_files import read_config
 from edgellm_core.checkpoint.location import Location, SourceKind, locate
 from edgellm_core.checkpoint.own_code import code_digest
 from edgellm_core.checkpoint.shards import index_tensors, read_weight_files
 from edgellm_core.checkpoint.tokenizer_files import tokenizer_files
+from edgellm_core.untrusted import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +73,7 @@ class Checkpoint:
         """Contents of generation_config.json, else the token ids of config.json, as transformers derives them."""
         path = self.directory / "generation_config.json"
         if path.is_file():
-            return read_json(path)
+            return read_json_object(path)
         keys = ("bos_token_id", "eos_token_id", "pad_token_id")
         return {key: self.config[key] for key in keys if self.config.get(key) is not None}
 

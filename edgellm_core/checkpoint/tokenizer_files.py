@@ -5,7 +5,8 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Final
 
-from edgellm_core.checkpoint.errors import LfsPointerError, UnreadableFileError, VocabularyMissingError
+from edgellm_core.checkpoint.errors import LfsPointerError, VocabularyMissingError
+from edgellm_core.untrusted.errors import UnreadableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

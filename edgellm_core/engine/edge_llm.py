@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from edgellm_core.engine.errors import EngineLibraryError, UnexpectedGraphInputError
 from edgellm_core.engine.form import EngineForm
-from edgellm_core.errors import InvalidSettingError
+from edgellm_core.errors import InvalidSettingError, UserError
 from edgellm_core.host import LIBRARY_SUFFIX, listed_paths
 from edgellm_core.runtime.paged.pages import PAGE_TOKENS
 from edgellm_core.runtime.paged.rope import short_capacity
+from edgellm_core.untrusted import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,7 +92,7 @@ class EdgeLlmEngineForm(EngineForm):
         Raises:
             InvalidSettingError: ``max_seq_len`` is beyond the original context.
         """
-        short = short_capacity(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        short = short_capacity(read_json_object(folder / "config.json"))
         if short is not None and limits.max_seq_len > short:
             raise InvalidSettingError(
                 "--max-seq-len",
@@ -104,7 +105,7 @@ class EdgeLlmEngineForm(EngineForm):
     def write_settings(self, folder: Path, limits: ProfileLimits) -> tuple[str, ...]:
         """Write ``builder_config`` into config.json, which the runtime reads."""
         path = folder / "config.json"
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = read_json_object(path)
         fields["builder_config"] = builder_config(limits)
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
@@ -139,8 +140,8 @@ def library_in(wheel: Path, compute_capability: int | None, tensorrt: str) -> Pa
         EngineLibraryError: the wheel has none; names those that it has.
     """
     try:
-        variants = json.loads((wheel / VARIANTS).read_text(encoding="utf-8"))["variants"]
-    except (OSError, ValueError, KeyError) as error:
+        variants = read_json_object(wheel / VARIANTS)["variants"]
+    except (UserError, KeyError) as error:
         reason = f"{wheel / VARIANTS} can't be read: {error}"
         raise EngineLibraryError(reason) from error
     for variant in variants:

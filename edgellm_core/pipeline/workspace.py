@@ -7,7 +7,10 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.errors import UserError
 from edgellm_core.events import Listener, Reporter, peak_rss_mib, stage_events
+from edgellm_core.untrusted import read_json_object
+from edgellm_core.untrusted.limits import OWN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,10 +80,9 @@ class Workspace:
 
     def _stages(self) -> dict[str, Any]:
         try:
-            stages: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # no record yet, or one that a crash cut short
+            return read_json_object(self._record, OWN_FILE)
+        except UserError:  # no record yet, or one that a crash cut short
             return {}
-        return stages
 
 
 @dataclass(kw_only=True)

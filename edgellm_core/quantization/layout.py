@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.quantization.errors import (
     MalformedQuantizationError,
     QuantizedTensorMismatchError,
@@ -18,6 +17,7 @@ from edgellm_core.quantization.modelopt_claims import (
     require_one_description,
     require_tensors_that_fit,
 )
+from edgellm_core.untrusted import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ def read_layout(directory: Path, config: Mapping[str, Any], tensors: TensorIndex
         QuantizedTensorMismatchError: a tensor is missing, or has another type or shape than its format says.
     """
     path = directory / QUANT_CONFIG
-    described = read_json(path) if path.is_file() else {}
+    described = read_json_object(path) if path.is_file() else {}
     own = _section(directory, config, "quantization_config")
     beside = _section(directory, described, "quantization")
     require_one_description(directory, beside, own)

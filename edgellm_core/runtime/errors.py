@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import EdgellmError, UserError
+from edgellm_core.errors import EdgellmError, UserError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,7 +149,7 @@ class GenerationSettingError(UserError):
     def __init__(self, folder: Path, name: str, wanted: str, value: object) -> None:
         """Build ``Setting 'suppress_tokens' of generation in FOLDER must be a list of token ids; got 'x'.``."""
         super().__init__(
-            f"Setting {name!r} of generation in {str(folder)!r} must be {wanted}; got {value!r}. Correct it in "
+            f"Setting {name!r} of generation in {str(folder)!r} must be {wanted}; got {shown(value)}. Correct it in "
             "generation_config.json (or config.json where that is missing), or remove it."
         )
 

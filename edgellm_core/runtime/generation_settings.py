@@ -7,12 +7,13 @@ compares what comes of them with what ``generate`` itself does.
 
 from __future__ import annotations
 
-import json
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.bundle.manifest import RuntimeRecord
 from edgellm_core.runtime.errors import GenerationSettingError
 from edgellm_core.runtime.logits_processors import PROCESSORS
+from edgellm_core.untrusted import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +66,7 @@ def runtime_record(folder: Path, *, reread_at: int | None = None) -> RuntimeReco
 
     Raises:
         GenerationSettingError: a setting is none that ``generate`` takes.
+        CorruptJsonError: generation_config.json is no JSON object.
     """
     stated = read_generation_config(folder)
     settings: dict[str, Any] = {}
@@ -113,9 +115,8 @@ def _without_nulls(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
-    """Return a JSON object; None where transformers goes on without the file: it is missing or no JSON."""
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return contents if isinstance(contents, dict) else None
+    """Return a JSON object; None where there is no such file.
+
+    transformers goes on without a file that is no JSON, which would leave out settings that the model's authors chose.
+    """
+    return read_json_object(path) if os.path.lexists(path) else None

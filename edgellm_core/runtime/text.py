@@ -11,7 +11,7 @@ from edgellm_core.runtime.errors import OtherTargetError, PromptTooLongError
 from edgellm_core.runtime.generate import Timings, answer
 from edgellm_core.runtime.generation_settings import read_generation_config, stop_tokens
 from edgellm_core.runtime.sampling import Sampler, SamplingSettings
-from edgellm_core.runtime.tokenizer import BundleTokenizer, read_json_object
+from edgellm_core.runtime.tokenizer import BundleTokenizer, read_settings
 from edgellm_core.targets import BUILT_IN, find_target, load_class
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class TextGenerator:
         """
         open_session = _session_class(bundle)
         self.tokenizer = BundleTokenizer(bundle.llm)
-        config = read_json_object(bundle.llm / "config.json")
+        config = read_settings(bundle.llm / "config.json")
         self.context_length = context_length(config)
         self.runtime = bundle.manifest.runtime or _earlier_runtime(bundle, self.tokenizer)
         self.session = open_session(bundle.model_path, threads=threads)

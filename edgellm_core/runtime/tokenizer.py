@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from edgellm_core.errors import one_line
 from edgellm_core.runtime.chat_template import choose_template, read_chat_templates, render_chat
 from edgellm_core.runtime.errors import InvalidTextError, TokenizerFileError
+from edgellm_core.untrusted import (
+    CorruptJsonError,
+    FileLimitError,
+    NotAFileError,
+    UnreadableFileError,
+    read_json_object,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +56,7 @@ class BundleTokenizer:
             TokenizerFileError: a file is missing or malformed.
         """
         self._directory = directory
-        self._config = read_json_object(directory / "tokenizer_config.json")
+        self._config = read_settings(directory / "tokenizer_config.json")
         self.backend = _load_tokenizer(directory / "tokenizer.json")
         self.backend.encode_special_tokens = self._config.get("split_special_tokens") is True
         self.special_tokens = _named_tokens(self._config)
@@ -189,21 +196,18 @@ def _may_lose_space(text: str) -> bool:
     return any(text.endswith(spaced[:end]) for spaced, _ in SPACED for end in range(1, len(spaced)))
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """Return the contents of a JSON file, empty where there is none.
 
     Raises:
         TokenizerFileError: it is no JSON object.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TokenizerFileError(path, str(error)) from error
-    if not isinstance(contents, dict):
-        raise TokenizerFileError(path, "it holds no JSON object")
-    return contents
+        return read_json_object(path)
+    except (CorruptJsonError, FileLimitError, NotAFileError, UnreadableFileError) as error:
+        raise TokenizerFileError(path, error.problem) from error
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

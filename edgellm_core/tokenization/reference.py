@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm_core.errors import one_line
 from edgellm_core.runtime.errors import TokenizerFileError
-from edgellm_core.runtime.tokenizer import is_panic, read_json_object
+from edgellm_core.runtime.tokenizer import is_panic, read_settings
 from edgellm_core.tokenization.errors import OwnTokenizerCodeError, TokenizerUnreadableError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def load_reference(directory: Path, *, trust_remote_code: bool = False) -> Any:
         TokenizerUnreadableError: transformers, or a library below it, can't read it.
     """
     try:
-        own_class = _own_class(read_json_object(directory / "tokenizer_config.json"))
+        own_class = _own_class(read_settings(directory / "tokenizer_config.json"))
     except TokenizerFileError as error:
         raise TokenizerUnreadableError(directory, one_line(error)) from error
     try:

@@ -11,7 +11,7 @@ from edgellm_core.checkpoint.tokenizer_files import TEMPLATE_FOLDER, require_voc
 from edgellm_core.runtime.chat_template import TEMPLATE_FILE, read_chat_templates
 from edgellm_core.runtime.errors import TokenizerFileError
 from edgellm_core.runtime.generation_settings import read_generation_config, stop_tokens
-from edgellm_core.runtime.tokenizer import BundleTokenizer, read_json_object
+from edgellm_core.runtime.tokenizer import BundleTokenizer, read_settings
 from edgellm_core.tokenization.comparison import PARTS, Compared, compare, knows_text
 from edgellm_core.tokenization.errors import EmptyTokenizerError, NoTokenizerFileError, TokenizerDiffersError
 from edgellm_core.tokenization.reference import load_reference, quiet
@@ -75,7 +75,7 @@ def _stand_in(family: ModelFamily, folder: Path, report: Reporter) -> str | None
     """Write the family's chat template where there is none, and return it."""
     template = family.chat_template()
     try:
-        found = read_chat_templates(folder, read_json_object(folder / "tokenizer_config.json"))
+        found = read_chat_templates(folder, read_settings(folder / "tokenizer_config.json"))
     except TokenizerFileError:
         return None  # transformers, which reads it next, says why
     if template is None or found:
@@ -158,9 +158,9 @@ def _lacking(folder: Path) -> str | None:
     """Return what the runtime, which reads two files, would miss; None where there is nothing."""
     try:
         tokenizer = BundleTokenizer(folder)
-        settings = read_json_object(folder / "tokenizer_config.json")
-        named = read_json_object(folder / "special_tokens_map.json")
-        added = read_json_object(folder / "added_tokens.json")
+        settings = read_settings(folder / "tokenizer_config.json")
+        named = read_settings(folder / "special_tokens_map.json")
+        added = read_settings(folder / "added_tokens.json")
     except TokenizerFileError:
         return UNREADABLE
     for name, value in named.items():

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.contract import GraphDimensions
+from edgellm_core.untrusted import read_json_object
+from edgellm_core.untrusted.limits import OWN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,7 +162,7 @@ class Template:
         """Read what ``save`` wrote."""
         import onnx
 
-        fields = json.loads((directory / "template.json").read_text(encoding="utf-8"))
+        fields = read_json_object(directory / "template.json", OWN_FILE)
         return cls(
             model=onnx.load_model_from_string((directory / "template.onnx").read_bytes()),
             layers=fields["layers"],

@@ -6,12 +6,12 @@ The parity gate runs graphs over the table, at few positions. Here the original'
 from __future__ import annotations
 
 import inspect
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from edgellm_core.runtime.paged.rope import rope_of, short_capacity
+from edgellm_core.untrusted import read_json_object
 from edgellm_core.verification.errors import RopeTablesDifferError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def require_equal_tables(folder: Path, checkpoint: Checkpoint, family: ModelFami
     """
     from edgellm_core.tracing.configuration import load_config
 
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    written = read_json_object(folder / "config.json")
     config = load_config(
         checkpoint.directory, checkpoint.config, family, trust_remote_code=checkpoint.trust_remote_code
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.runtime.errors import RuntimeTokenizerError
 from edgellm_core.runtime.paged.rope import lacking_width
 from edgellm_core.runtime.paged.tokenizer import RuntimeTokenizer
+from edgellm_core.untrusted import read_json_object
+from edgellm_core.untrusted.limits import TOKENIZER
 from edgellm_core.verification.prompts import TEXTS
 from edgellm_core.verification.rope_tables import require_equal_tables
 
@@ -47,7 +48,7 @@ def check_files(folder: Path, checkpoint: Checkpoint, family: ModelFamily) -> li
 
 def device_notes(folder: Path) -> list[str]:
     """Say why the runtime will refuse to load the bundle on any device: a table that it has no kernel for."""
-    reason = lacking_width(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    reason = lacking_width(read_json_object(folder / "config.json"))
     return [f"TensorRT-Edge-LLM will not load this model: {reason}."] if reason else []
 
 
@@ -58,8 +59,8 @@ def tokenizer_notes(folder: Path) -> list[str]:
         return []
     from tokenizers import Tokenizer
 
-    stated = json.loads(path.read_text(encoding="utf-8"))
-    stated_settings = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    stated = read_json_object(path, TOKENIZER)
+    stated_settings = read_json_object(settings) if settings.is_file() else {}
     texts = probe_texts(stated)
     original = Tokenizer.from_file(str(path))
     try:

@@ -8,9 +8,10 @@ import re
 import pytest
 
 from edgellm_core.checkpoint.adapters import refuse_adapter
-from edgellm_core.checkpoint.errors import AdapterError, CorruptJsonError
+from edgellm_core.checkpoint.errors import AdapterError
 from edgellm_core.checkpoint.json_files import read_config
 from edgellm_core.checkpoint.shards import check_weight_files
+from edgellm_core.untrusted.errors import CorruptJsonError
 
 
 @pytest.mark.parametrize(("described", "message"), [

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from edgellm_core.checkpoint.errors import CorruptJsonError, NotACheckpointError, UnreadableFileError
-from edgellm_core.checkpoint.json_files import read_config, read_json
+from edgellm_core.checkpoint.errors import NotACheckpointError
+from edgellm_core.checkpoint.json_files import read_config
+from edgellm_core.untrusted import read_json_object
+from edgellm_core.untrusted.errors import CorruptJsonError, NotAFileError, UnreadableFileError
 
 
 @pytest.mark.parametrize(
@@ -50,4 +54,11 @@ def test_unreadable_directory(tmp_path):
 
 def test_read_json_returns_the_object(tmp_path):
     (tmp_path / "x.json").write_text('{"ä": [1, 2.5, null]}', encoding="utf-8")
-    assert read_json(tmp_path / "x.json") == {"ä": [1, 2.5, None]}
+    assert read_json_object(tmp_path / "x.json") == {"ä": [1, 2.5, None]}
+
+
+def test_a_directory_with_a_fifo_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / "tokenizer.model")
+    with pytest.raises(NotAFileError, match=r"tokenizer\.model' must be a regular file; it is a FIFO"):
+        read_config(tmp_path)

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from edgellm_core.checkpoint.errors import MissingPathError, NotACheckpointError, UnreadableFileError
+from edgellm_core.checkpoint.errors import MissingPathError, NotACheckpointError
 from edgellm_core.checkpoint.location import locate
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
 from edgellm_core.registry import ModelRegistry, RegistryEntry
+from edgellm_core.untrusted.errors import UnreadableFileError
 
 
 def test_registry_name_with_its_package_installed(registry):

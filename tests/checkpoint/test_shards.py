@@ -15,9 +15,9 @@ from edgellm_core.checkpoint.errors import (
     PickleCheckpointError,
     ShardIndexError,
     TruncatedFileError,
-    UnreadableFileError,
 )
 from edgellm_core.checkpoint.shards import index_tensors, read_headers, read_weight_files
+from edgellm_core.untrusted.errors import UnreadableFileError
 
 
 def rewrite_index(directory, change):

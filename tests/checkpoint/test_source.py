@@ -7,9 +7,10 @@ import shutil
 import pytest
 from gguf_files import write_llama_gguf
 
-from edgellm_core.checkpoint.errors import CorruptJsonError, MissingShardError, PickleCheckpointError
+from edgellm_core.checkpoint.errors import MissingShardError, PickleCheckpointError
 from edgellm_core.checkpoint.gguf.conversion import file_digest
 from edgellm_core.checkpoint.source import open_checkpoint
+from edgellm_core.untrusted.errors import CorruptJsonError
 
 
 def test_directory(tiny_sharded, registry, report):

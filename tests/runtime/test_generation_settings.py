@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 from edgellm_core.runtime.errors import GenerationSettingError
 from edgellm_core.runtime.generation_settings import NOT_APPLIED, read_generation_config, runtime_record
 from edgellm_core.runtime.logits_processors import PROCESSORS
+from edgellm_core.untrusted import CorruptJsonError
 
 
 def write(folder, config=None, generation=None):
@@ -26,7 +27,6 @@ def write(folder, config=None, generation=None):
         ({"eos_token_id": 3}, {}),
         ({"eos_token_id": None, "text_config": {"eos_token_id": [7], "min_length": 4}}, None),
         ({"eos_token_id": 2, "text_config": {"eos_token_id": 9}}, None),
-        ({"eos_token_id": 3}, "{ no JSON"),
         ({}, {"repetition_penalty": 1.05, "top_k": 20, "eos_token_id": None}),
     ],
 )
@@ -75,3 +75,10 @@ def test_a_checkpoint_without_settings_asks_for_nothing(tmp_path):
 def test_wrong_settings_are_refused(tmp_path, name, value, message):
     with pytest.raises(GenerationSettingError, match=message):
         runtime_record(write(tmp_path, {}, {name: value}))
+
+
+@pytest.mark.parametrize("content", ["{ no JSON", "[]", "", "[" * 10_000, '{"eos_token_id": ' + "9" * 5000 + "}"])
+def test_a_damaged_file_is_refused(tmp_path, content):
+    folder = write(tmp_path, {"eos_token_id": 3}, content)
+    with pytest.raises(CorruptJsonError, match=r"generation_config\.json'.*Copy or download the file again"):
+        read_generation_config(folder)

@@ -149,10 +149,12 @@ def test_missing_and_broken_files_are_named(tmp_path):
         BundleTokenizer(tmp_path)
     write(tmp_path, byte_level())
     (tmp_path / "tokenizer_config.json").write_text("[1]")
-    with pytest.raises(TokenizerFileError, match=r"tokenizer_config\.json can't be used: it holds no JSON object"):
+    with pytest.raises(
+        TokenizerFileError, match=r"tokenizer_config\.json can't be used: expected an object, found list"
+    ):
         BundleTokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(TokenizerFileError, match=r"tokenizer_config\.json can't be used: Expecting"):
+    with pytest.raises(TokenizerFileError, match="not valid JSON"):
         BundleTokenizer(tmp_path)
 
 

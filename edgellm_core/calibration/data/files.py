@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from edgellm_core.calibration.data.columns import choose_column
 from edgellm_core.calibration.data.errors import (
@@ -14,6 +13,8 @@ from edgellm_core.calibration.data.errors import (
     UnknownTextFileError,
 )
 from edgellm_core.calibration.data.texts import TextSource
+from edgellm_core.untrusted import CorruptJsonError, parse_json, require_regular_file
+from edgellm_core.untrusted.limits import TEXT_LINE as LINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -43,17 +44,29 @@ def file_source(path: Path, column: str | None, *, chat: bool) -> TextSource:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise UnknownTextFileError(path, READERS)
+    require_regular_file(path)
     try:
         return TextSource(name=str(path), texts=list(itertools.islice(reader(path, column, chat), MOST_TEXTS)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TextFileError(path, str(error)) from error
 
 
+def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line; one without an end would fill the memory."""
+    for number in itertools.count(1):
+        line = file.readline(LINE.most + 1)
+        if not line:
+            return
+        if len(line) > LINE.most:
+            raise TextFileError(path, f"line {number} is longer than {LINE.shown()}")
+        yield number, line
+
+
 def _paragraphs(path: Path, column: str | None, chat: bool) -> Iterator[str]:
     del column, chat  # a text file has neither
     lines: list[str] = []
     with path.open(encoding="utf-8-sig") as file:
-        for line in file:
+        for _number, line in _lines(path, file):
             if line.strip():
                 lines.append(line.rstrip("\n"))
             elif lines:
@@ -66,7 +79,7 @@ def _paragraphs(path: Path, column: str | None, chat: bool) -> Iterator[str]:
 def _json_lines(path: Path, column: str | None, chat: bool) -> Iterator[Any]:
     chosen = None
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in _lines(path, file):
             if not line.strip():
                 continue
             row = _json_object(path, number, line)
@@ -77,9 +90,9 @@ def _json_lines(path: Path, column: str | None, chat: bool) -> Iterator[Any]:
 
 def _json_object(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise TextFileError(path, f"line {number} is no JSON ({error})") from error
+        row = parse_json(line, path)
+    except CorruptJsonError as error:
+        raise TextFileError(path, f"line {number} is no JSON ({error.problem})") from error
     if not isinstance(row, dict):
         raise TextFileError(path, f"line {number} is no JSON object")
     return row

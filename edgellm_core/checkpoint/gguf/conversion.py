@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.conversion_cache import conversion_directory, write_conversion
-from edgellm_core.checkpoint.errors import GgufAccountError, GgufConversionError, UnreadableFileError
+from edgellm_core.checkpoint.errors import GgufAccountError, GgufConversionError
 from edgellm_core.checkpoint.family_code import register_model
 from edgellm_core.checkpoint.gguf.config import read_gguf_config
 from edgellm_core.checkpoint.gguf.forms import find_form
@@ -20,6 +20,7 @@ from edgellm_core.checkpoint.gguf.plan import complete_plan, plan_tensors
 from edgellm_core.checkpoint.shards import SINGLE_FILE
 from edgellm_core.checkpoint.tensors import TensorEntry
 from edgellm_core.memory import release_memory
+from edgellm_core.untrusted.errors import UnreadableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -14,7 +14,10 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.checkpoint.errors import CorruptGgufError, TruncatedFileError, UnreadableFileError
+from edgellm_core.checkpoint.errors import CorruptGgufError, TruncatedFileError
+from edgellm_core.errors import shown
+from edgellm_core.untrusted import FileLimitError, UnreadableFileError, require_regular_file
+from edgellm_core.untrusted.limits import GGUF_KEYS, GGUF_STRING, GGUF_TENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +89,7 @@ def read_gguf_header(file: Path) -> GgufHeader:
         TruncatedFileError: it ends before its header or its last tensor does.
         CorruptGgufError: it breaks the format in another way.
     """
+    require_regular_file(file)
     try:
         with file.open("rb") as stream:
             if stream.read(4) != b"GGUF":
@@ -123,6 +127,9 @@ class _Parser:
                 problem = "it is big-endian"
             raise CorruptGgufError(self.file, problem)
         tensors, pairs = self.scalar("Q"), self.scalar("Q")
+        for limit, count in ((GGUF_KEYS, pairs), (GGUF_TENSORS, tensors)):
+            if limit.most < count <= len(self.data):  # more than there are bytes is a truncated file
+                raise FileLimitError(self.file, limit.what, limit.shown(), limit.shown(count))
         fields: dict[str, Any] = {}
         lengths: dict[str, int] = {}
         for _ in range(pairs):
@@ -160,6 +167,8 @@ class _Parser:
     def string(self) -> str:
         """Read a string with a 64-bit length in front."""
         nbytes = self.scalar("Q")
+        if GGUF_STRING.most < nbytes <= len(self.data):
+            raise FileLimitError(self.file, GGUF_STRING.what, GGUF_STRING.shown(), GGUF_STRING.shown(nbytes))
         start = self.take(nbytes)
         try:
             return self.data[start : start + nbytes].decode("utf-8")
@@ -223,7 +232,7 @@ class _Parser:
     def check_ranges(self, entries: list[GgufTensor], alignment: Any) -> int:
         """Return where the data begin; refuse tensors of one name, and a file that ends before its last tensor."""
         if type(alignment) is not int or alignment <= 0:
-            raise CorruptGgufError(self.file, f"general.alignment is {alignment!r}")
+            raise CorruptGgufError(self.file, f"general.alignment is {shown(alignment)}")
         names = [entry.name for entry in entries]
         if len(set(names)) != len(names):
             raise CorruptGgufError(self.file, "two tensors have the same name")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.errors import GgufConversionError
 from edgellm_core.checkpoint.gguf.metadata import architecture
+from edgellm_core.untrusted import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -97,7 +98,7 @@ class _Description:
     def __init__(self, backend: Any) -> None:
         text: str = backend.to_str()
         start = text.rindex('"model":{"type":')
-        self.parts: dict[str, Any] = json.loads(text[:start] + '"model":null}')
+        self.parts: dict[str, Any] = parse_json(text[:start] + '"model":null}', "tokenizer")
         self._model = text[start + len('"model":') : -1]
 
     def mend_added_tokens(self, unsplit: Mapping[int, tuple[str, bool]], backend: Any) -> None:
@@ -105,7 +106,7 @@ class _Description:
         spelled = {backend.id_to_token(index): token for index, (token, _special) in unsplit.items()}
         respelled = {found: token for found, token in spelled.items() if found not in {None, token}}
         if respelled:
-            model = json.loads(self._model)
+            model = parse_json(self._model, "tokenizer")
             if isinstance(model["vocab"], dict):  # unigram has a list in the order of ids, and spells as the file does
                 model["vocab"] = {respelled.get(token, token): index for token, index in model["vocab"].items()}
             self._model = json.dumps(model, ensure_ascii=False)

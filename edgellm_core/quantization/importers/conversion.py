@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgellm_core.checkpoint.conversion_cache import conversion_directory, write_conversion
-from edgellm_core.checkpoint.json_files import read_json
 from edgellm_core.checkpoint.shards import INDEX_FILE, SINGLE_FILE
 from edgellm_core.checkpoint.tensors import TensorEntry
 from edgellm_core.checkpoint.tokenizer_files import TEMPLATE_FOLDER
 from edgellm_core.quantization.importers.source import ForeignCheckpoint, NewTensor
 from edgellm_core.quantization.layout import MIXED, QUANT_CONFIG
 from edgellm_core.settings import ELEMENT_BYTES
+from edgellm_core.untrusted import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -124,7 +124,7 @@ def _require_equal_side_file(source: ForeignCheckpoint) -> None:
     """Refuse settings that the tool's own file beside config.json gives otherwise; it reads that one first."""
     for name, synonyms in SIDE_FILES.items():
         path = source.directory / name
-        beside = read_json(path) if path.is_file() else {}
+        beside = read_json_object(path) if path.is_file() else {}
         for key in COMPARED_SETTINGS:
             other, own = beside.get(synonyms.get(key, key)), source.settings.get(key)
             if None not in (other, own) and str(other).lower() != str(own).lower():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -15,6 +14,7 @@ from edgellm_core.runtime.paged.functions import add_functions
 from edgellm_core.runtime.paged.pages import PAGE_TOKENS, Pages
 from edgellm_core.runtime.paged.rope import rope_of
 from edgellm_core.runtime.session import FLOAT8, STATE_TYPES, load_decoder, state_value
+from edgellm_core.untrusted import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +86,7 @@ def read_files(folder: Path) -> GraphFiles:
 
     Each step has the table of an engine whose KV cache just holds it, so LongRoPE's is that of the text's length.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(folder / "config.json")
 
     def cos_sin(positions: Array) -> Array:
         return rope_of(config, capacity=int(positions.max()) + 1).cos_sin(positions)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.targets.edge_llm.errors import ChatTemplateMissingError, TokenizerMissingError
 from edgellm_core.targets.edge_llm.runtime_config import runtime_config
+from edgellm_core.untrusted import read_json_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ def write_files(model: onnx.ModelProto, checkpoint: Checkpoint, family: ModelFam
         raise ChatTemplateMissingError(checkpoint.directory)
     (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
     generation = folder / "generation_config.json"
-    stated = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+    stated = read_json_object(generation) if generation.is_file() else {}
     generation.unlink(missing_ok=True)
     fields = runtime_config(model, checkpoint, family, generation=stated)
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
@@ -57,7 +58,7 @@ def _template(directory: Path) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     settings = directory / "tokenizer_config.json"
-    stated: Any = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
+    stated: Any = read_json_object(settings).get("chat_template") if settings.is_file() else None
     if isinstance(stated, list):  # transformers 4: named templates
         stated = {item.get("name"): item.get("template") for item in stated if isinstance(item, dict)}
     if isinstance(stated, dict):

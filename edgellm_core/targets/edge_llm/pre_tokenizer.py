@@ -9,6 +9,9 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.untrusted import read_json_object
+from edgellm_core.untrusted.limits import TOKENIZER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -31,7 +34,7 @@ def write_plain_splits(path: Path) -> None:
     """
     if not path.is_file():
         return
-    stated = json.loads(path.read_text(encoding="utf-8"))
+    stated = read_json_object(path, TOKENIZER)
     rewritten = plain_splits(stated)
     if rewritten is not None and _same_ids(stated, rewritten):
         path.write_text(json.dumps(rewritten, ensure_ascii=False, indent=2), encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.testing.errors import KnownFailuresError
+from edgellm_core.yaml_files import YamlFileError, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,12 +40,10 @@ def known_failures(family: ModelFamily) -> Mapping[str, str]:
 
 def _read_matrix(family: ModelFamily) -> Any:
     """Return the contents of the file; None where there is none, which level 0 finds."""
-    import yaml
-
     path = family.folder() / "matrix.yaml"
     if not path.is_file():
         return None
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise KnownFailuresError(family.name, f"can't be read: {' '.join(str(error).split())}.") from error
+        return read_yaml(path, path, expected="a mapping", error=YamlFileError).data
+    except YamlFileError as error:
+        raise KnownFailuresError(family.name, f"can't be read: {error}") from error

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.untrusted import read_json_object
 from edgellm_core.verification.twin.lengths import shorten
 from edgellm_core.verification.twin.original import original_of
 from edgellm_core.verification.twin.shrink import shrink
@@ -94,7 +95,7 @@ def make_twin(
             model.save_pretrained(directory)
     path = directory / "config.json"
     kept = {key: stated[key] for key in KEPT_KEYS if key in stated}
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **kept}, indent=2), encoding="utf-8")
+    path.write_text(json.dumps({**read_json_object(path), **kept}, indent=2), encoding="utf-8")
     for file in code.glob("*.py") if code else ():
         shutil.copyfile(file, directory / file.name)
     return Twin(directory=directory, config=made, edges=edges)

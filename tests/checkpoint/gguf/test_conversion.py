@@ -19,7 +19,6 @@ from edgellm_core.checkpoint.errors import (
     GgufArchitectureError,
     GgufConversionError,
     TruncatedFileError,
-    UnreadableFileError,
 )
 from edgellm_core.checkpoint.gguf import conversion
 from edgellm_core.checkpoint.gguf.conversion import converted_checkpoint, file_digest, model_digest
@@ -29,6 +28,7 @@ from edgellm_core.events import Reporter
 from edgellm_core.host import PluginHost
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.settings import cache_directory
+from edgellm_core.untrusted.errors import UnreadableFileError
 
 
 def convert(path, report):

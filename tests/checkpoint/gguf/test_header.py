@@ -12,7 +12,7 @@ from gguf_files import write_llama_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellm_core.checkpoint.errors import CorruptGgufError, TruncatedFileError, UnreadableFileError
+from edgellm_core.checkpoint.errors import CorruptGgufError, TruncatedFileError
 from edgellm_core.checkpoint.gguf.config import read_gguf_config
 from edgellm_core.checkpoint.gguf.forms import find_form
 from edgellm_core.checkpoint.gguf.header import BLOCKS, read_gguf_header
@@ -20,6 +20,7 @@ from edgellm_core.checkpoint.gguf.metadata import architecture, stop_tokens
 from edgellm_core.errors import UserError
 from edgellm_core.host import PluginHost
 from edgellm_core.registry import ModelRegistry, package_weights
+from edgellm_core.untrusted.errors import UnreadableFileError
 
 QUANTIZED = [gguf.GGMLQuantizationType.Q4_1, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_0]
 names = st.text(st.characters(min_codepoint=97, max_codepoint=0x17F), min_size=1, max_size=12)
