@@ -129,4 +129,8 @@ LONGEST_REASON: Final = 500
 
 def one_line(error: object) -> str:
     """Return the message of another library's exception in one line, without the full stop."""
-    return " ".join(str(error).split()).rstrip(".")
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the exception of another library may have any __str__
+        text = f"{type(error).__name__}, whose message can't be made"
+    return " ".join(text.split()).rstrip(".")

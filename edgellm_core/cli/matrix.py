@@ -103,7 +103,7 @@ def _select(plugin_paths: Sequence[Path], families: Sequence[str], **selection: 
     from edgellm_core.matrix.selection import select_cases
     from edgellm_core.registry import ModelRegistry
 
-    host = PluginHost.load(plugin_paths)
+    host = PluginHost.load(plugin_paths, skip_named=True)
     registry = ModelRegistry.of_plugins(host.records)
     return [case for family in families or (None,) for case in select_cases(host, registry, family=family, **selection)]
 

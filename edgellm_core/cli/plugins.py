@@ -40,7 +40,7 @@ def list_plugins(plugin_paths: tuple[Path, ...], *, as_json: bool) -> None:
     """Show every plugin that was found: where, what it claims, and why it is skipped if it is."""
     from edgellm_core.host import PluginHost
 
-    records = PluginHost.load(plugin_paths).records
+    records = PluginHost.load(plugin_paths, skip_named=True).records
     if as_json:
         click.echo(json.dumps([record.to_json() for record in records], indent=2))
     else:

@@ -21,7 +21,9 @@ from edgellm_core.host.errors import (
     TransformersRangeError,
     UnknownHookError,
     UnmarkedHookError,
+    describe,
 )
+from edgellm_core.host.foreign_code import confined, named_if_slow
 from edgellm_core.host.guarded_family import guard
 
 if TYPE_CHECKING:
@@ -42,10 +44,11 @@ def import_plugin(candidate: Candidate) -> ModuleType:
         NotAModuleError: an entry point names something else.
     """
     try:
-        return candidate.load()
-    except NotAModuleError:
+        with confined(), named_if_slow(candidate.name):
+            return candidate.load()
+    except (NotAModuleError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # foreign code runs here: anything it raises is its own failure
+    except BaseException as error:  # foreign code runs here: anything it raises is its own failure
         raise PluginImportError(candidate.name, error) from error
 
 
@@ -108,9 +111,13 @@ def make_family(plugin: str, family: type[ModelFamily]) -> ModelFamily:
         raise ContractVersionError(plugin, family.name, family.contract, CONTRACT_VERSION)
     check_transformers(plugin, family)
     try:
-        made = family()
-    except Exception as error:  # foreign code runs here: anything it raises is its own failure
-        raise MalformedFamilyError(plugin, family.name, f"can't be made without arguments: {error}") from error
+        with confined():
+            made = family()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # foreign code runs here: anything it raises is its own failure
+        problem = f"can't be made without arguments: {describe(error)}"
+        raise MalformedFamilyError(plugin, family.name, problem) from error
     return guard(plugin, made)
 
 

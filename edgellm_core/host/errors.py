@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import EdgellmError, PluginError, UserError
+from edgellm_core.errors import LONGEST_REASON, EdgellmError, PluginError, UserError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +91,7 @@ class HookResultError(PluginError):
 
     def __init__(self, plugin: str, hook: str, requirement: str, value: object) -> None:
         """Build ``Plugin 'x': edgellm_… must return …; got …``."""
-        super().__init__(f"Plugin {plugin!r}: {hook} must return {requirement}; got {value!r}.")
+        super().__init__(f"Plugin {plugin!r}: {hook} must return {requirement}; got {shown(value)}.")
 
 
 class HookFailedError(PluginError):
@@ -130,7 +130,8 @@ class FamilyResultError(PluginError):
     def __init__(self, plugin: str, family: str, method: str, requirement: str, value: object) -> None:
         """Build ``Plugin 'x': rules() of family 'y' must return …; got …``."""
         super().__init__(
-            f"Plugin {plugin!r}: {method}() of family {family!r} must return {requirement}; got {value!r}. Correct it."
+            f"Plugin {plugin!r}: {method}() of family {family!r} must return {requirement}; got {shown(value)}. "
+            "Correct it."
         )
 
 
@@ -201,5 +202,8 @@ class UnknownResolvedFamilyError(PluginError):
 
 def describe(error: BaseException) -> str:
     """Return one line about an exception; our own errors are sentences already."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())[:LONGEST_REASON]
+    except Exception:  # noqa: BLE001  # a plugin's own __str__
+        return f"{type(error).__name__} (whose message can't be made)"
     return text if isinstance(error, EdgellmError) else f"{type(error).__name__}: {text}" if text else repr(error)

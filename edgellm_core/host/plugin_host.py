@@ -39,6 +39,7 @@ from edgellm_core.host.errors import (
     TransformersRangeError,
     UnknownResolvedFamilyError,
 )
+from edgellm_core.host.foreign_code import confined
 from edgellm_core.host.hook_trace import trace_hooks
 from edgellm_core.host.records import Claim, PluginRecord, Selection
 from edgellm_core.host.selection import nearest_families, select_claimed
@@ -74,25 +75,30 @@ class PluginHost:
         self._entries: list[LoadedPlugin | PluginRecord] = []
 
     @classmethod
-    def load(cls, plugin_paths: Sequence[Path] = (), environ: Mapping[str, str] = os.environ) -> PluginHost:
+    def load(
+        cls, plugin_paths: Sequence[Path] = (), environ: Mapping[str, str] = os.environ, *, skip_named: bool = False
+    ) -> PluginHost:
         """Discover and load plugins: in-tree folders, then entry points, then paths; the later route wins a claim.
 
         Args:
             plugin_paths: folders from ``--plugin-path``; they come before those of ``EDGELLM_PLUGIN_PATH``.
+            skip_named: record a plugin in ``plugin_paths`` that can't be loaded, as every other; else it is an error.
             environ: where ``EDGELLM_PLUGINS``, ``EDGELLM_PLUGIN_PATH`` and ``EDGELLM_TRACE`` are read.
 
         Raises:
             PluginPathError: a path does not exist or holds no plugin.
             UnknownNameError: ``EDGELLM_PLUGINS`` names a plugin that was not found.
+            PluginError: a plugin in ``plugin_paths`` can't be loaded; one class per cause.
         """
         host = cls(trace=environ.get("EDGELLM_TRACE") == "1")
         paths = [*plugin_paths, *(path for path in listed_paths(environ) if path.suffix != LIBRARY_SUFFIX)]
         candidates = [*in_tree_candidates(), *entry_point_candidates(), *path_candidates(paths)]
         selected = _selected_names(environ.get("EDGELLM_PLUGINS"), [candidate.name for candidate in candidates])
+        named = set() if skip_named else {candidate.location for candidate in path_candidates(plugin_paths)}
         host._add(core_candidate())
         for candidate in candidates:
             if candidate.name in selected:
-                host._add(candidate)
+                host._add(candidate, required=candidate.origin == "path" and candidate.location in named)
             else:
                 host._entries.append(replace(_record(candidate), status="deselected"))
         return host
@@ -198,11 +204,13 @@ class PluginHost:
         for plugin in self._implementing("edgellm_stage_failed"):
             self._call(plugin, "edgellm_stage_failed", stage=stage, settings=settings, error=error)
 
-    def _add(self, candidate: Candidate) -> None:
-        """Load one plugin, or record why it can't take part."""
+    def _add(self, candidate: Candidate, *, required: bool = False) -> None:
+        """Load one plugin, or record why it can't take part; one that is required must."""
         try:
             plugin = self._loaded(candidate)
         except EdgellmError as error:
+            if required:
+                raise
             unfit = error.family if isinstance(error, TransformersRangeError) else ""
             self._entries.append(replace(_record(candidate), status="skipped", error=str(error), unfit=unfit))
         else:
@@ -281,8 +289,11 @@ class PluginHost:
         """Call one plugin's implementation alone: in a call of all, one failure would end it for everybody."""
         others = [module for module in self._manager.get_plugins() if module is not plugin.module]
         try:
-            return self._manager.subset_hook_caller(hook, others)(**arguments)
-        except Exception as error:  # foreign code runs here: anything it raises is its own failure
+            with confined():
+                return self._manager.subset_hook_caller(hook, others)(**arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # foreign code runs here: anything it raises is its own failure
             raise HookFailedError(plugin.name, hook, error) from error
 
     def _selection(self, name: str, reason: str) -> Selection:

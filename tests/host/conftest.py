@@ -15,7 +15,7 @@ def load():
     """Return a function that loads a host from paths, with no environment variables but those given."""
 
     def load_host(*paths, **environ):
-        return PluginHost.load(paths, environ)
+        return PluginHost.load(paths, environ, skip_named=True)
 
     return load_host
 

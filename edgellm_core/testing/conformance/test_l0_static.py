@@ -27,7 +27,7 @@ LOAD_PLUGIN: Final = """
 import json, pathlib, sys
 from edgellm_core.host import PluginHost
 name, heavy, *paths = sys.argv[1:]
-family = PluginHost.load([pathlib.Path(path) for path in paths]).select({}, forced=name).family
+family = PluginHost.load([pathlib.Path(path) for path in paths], skip_named=True).select({}, forced=name).family
 family.tiny_config(), family.chat_template()
 print(json.dumps([module for module in json.loads(heavy) if module in sys.modules]))
 """

@@ -93,7 +93,7 @@ class Plan:
         record = config.getoption("edgellm_record")
         paths = tuple(Path(path) for path in config.getoption("edgellm_plugin_path"))
         try:
-            host = PluginHost.load(paths)
+            host = PluginHost.load(paths, skip_named=True)
             registry = ModelRegistry.of_plugins(host.records)
             wanted = config.getoption("edgellm_family")
             unfit = unfit_families(host, wanted)
