@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,6 +21,10 @@ IRRELEVANT_KEYS: Final = frozenset(
     {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "quantization_config"}
 )
 """Keys of config.json that differ between checkpoints of one architecture and never reach the trace."""
+
+FILES: Final = ("template.json", "template.onnx")
+DIGEST: Final = "digest"
+"""What an entry of the cache holds: the two files of a trace, and a sha256 over them."""
 
 
 def trace_key(
@@ -50,15 +55,17 @@ def trace_key(
 def cached_template(key: str) -> Template | None:
     """Return a stored template, or None."""
     folder = _folder(key)
-    if not (folder / "template.json").is_file():
+    if not folder.is_dir():
         return None
     from edgellm_core.tracing.template import Template
 
     try:
-        return Template.load(folder)
-    except (ValueError, KeyError, OSError):  # written by a crash or another version; traced anew
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
+        if (folder / DIGEST).read_text(encoding="utf-8") == _digest_of(folder):
+            return Template.load(folder)
+    except (ValueError, OSError):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)  # damaged; traced anew
+    return None
 
 
 def store_template(key: str, template: Template) -> None:
@@ -68,9 +75,18 @@ def store_template(key: str, template: Template) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
     try:
         template.save(temporary)
+        (temporary / DIGEST).write_text(_digest_of(temporary), encoding="utf-8")
         temporary.rename(folder)
     except OSError:  # another build stored the same trace first
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _digest_of(folder: Path) -> str:
+    """Return a sha256 over the files of an entry."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _folder(key: str) -> Path:
