@@ -12,14 +12,18 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from edgellm_core.errors import one_line
-from edgellm_core.runtime.errors import ChatTemplateError, NoChatTemplateError, TokenizerFileError
+from edgellm_core.runtime.errors import ChatTemplateError, NoChatTemplateError, TemplateLimitError, TokenizerFileError
+from edgellm_core.runtime.template_limits import BOUNDED, check_operation, limited_steps
+from edgellm_core.untrusted import CorruptJsonError, FileLimitError, NotAFileError, UnreadableFileError, read_text
+from edgellm_core.untrusted.limits import JSON_FILE, TEMPLATE_VALUE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from jinja2 import Template
     from jinja2.parser import Parser
+    from jinja2.runtime import Context
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 TEMPLATE_FILE: Final = "chat_template.jinja"
@@ -60,9 +64,9 @@ def read_chat_templates(directory: Path, tokenizer_config: Mapping[str, Any]) ->
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerFileError(path, str(error)) from error
+        return read_text(path, JSON_FILE)
+    except (CorruptJsonError, FileLimitError, NotAFileError, UnreadableFileError) as error:
+        raise TokenizerFileError(path, error.problem) from error
 
 
 def choose_template(templates: Mapping[str, str], directory: Path, *, tools: bool) -> str:
@@ -102,16 +106,21 @@ def render_chat(
 
     Raises:
         ChatTemplateError: the template is broken, or refuses these messages.
+        TemplateLimitError: it takes more time or memory than any real one.
     """
     import jinja2
 
     given = {"tools": None, "documents": None, **special_tokens, **variables}
+    given |= {
+        "messages": [_with_reasoning(message) for message in messages],
+        "add_generation_prompt": add_generation_prompt,
+    }
     try:
-        return _compiled(template).render(
-            messages=[_with_reasoning(message) for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            **given,
-        )
+        compiled = _compiled(template)
+        with limited_steps():
+            return _joined(compiled.generate(given))
+    except MemoryError as error:
+        raise TemplateLimitError("more memory than there is") from error
     except (
         jinja2.TemplateError,
         ArithmeticError,
@@ -123,6 +132,19 @@ def render_chat(
     ) as error:
         # the code of a template can fail in any of these ways
         raise ChatTemplateError(one_line(error)) from error
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    """Return the text that a template writes piece by piece, up to a limit."""
+    parts: list[str] = []
+    left = TEMPLATE_VALUE.most
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            msg = f"a chat of more than {TEMPLATE_VALUE.shown()}"
+            raise TemplateLimitError(msg)
+        parts.append(piece)
+    return "".join(parts)
 
 
 @lru_cache(maxsize=8)
@@ -141,7 +163,14 @@ def _environment() -> ImmutableSandboxedEnvironment:
     import jinja2.ext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(
+    class BoundedEnvironment(ImmutableSandboxedEnvironment):
+        intercepted_binops = BOUNDED
+
+        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+            check_operation(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+    environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_generation_tag(), jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json

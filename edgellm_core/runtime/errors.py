@@ -114,6 +114,17 @@ class ChatTemplateError(UserError):
         super().__init__(f"The chat template failed: {reason}. Change the messages, or leave --chat out.")
 
 
+class TemplateLimitError(UserError):
+    """A chat template takes more time or memory than any real one."""
+
+    def __init__(self, what: str) -> None:
+        """Build ``The chat template is ended for …``."""
+        super().__init__(
+            f"The chat template is ended for {what}. Put the model's own template into chat_template.jinja, or "
+            "remove it."
+        )
+
+
 class EmptyPromptError(UserError):
     """There is no token to begin with."""
 

@@ -111,7 +111,9 @@ class BundleTokenizer:
             ids: tokens.
             skip_special_tokens: leave markers out.
         """
-        text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        path = self._directory / "tokenizer.json"
+        decode = self.backend.decode
+        text: str = _told(path, lambda: decode(list(ids), skip_special_tokens=skip_special_tokens))
         if self.cleans_up:
             for spaced, plain in SPACED:
                 text = text.replace(spaced, plain)

@@ -57,6 +57,10 @@ SAFETENSORS_HEADER: Final = Limit(
 GGUF_KEYS: Final = Limit(what="the metadata of a GGUF file", most=65_536, unit="keys", bounds="time and memory")
 GGUF_TENSORS: Final = Limit(what="a GGUF file", most=1_000_000, unit="tensors", bounds="time and memory")
 GGUF_STRING: Final = Limit(what="a string in a GGUF file", most=16 * MIB, unit="bytes", bounds="memory")
+TEMPLATE_STEPS: Final = Limit(what="a chat template", most=1_000_000, unit="steps", bounds="time: about 1 s")
+TEMPLATE_VALUE: Final = Limit(
+    what="a value in a chat template, and the chat itself", most=16_000_000, unit="characters", bounds="memory"
+)
 YAML_FILE: Final = Limit(what="a YAML file", most=MIB, unit="bytes", bounds="time: YAML is read at 0.3 MB/s")
 YAML_NODES: Final = Limit(
     what="a YAML file", most=100_000, unit="entries with aliases written out", bounds="time and memory of aliases"
@@ -65,6 +69,6 @@ YAML_DEPTH: Final = Limit(what="YAML", most=64, unit="levels of nesting", bounds
 
 ALL: Final = (
     JSON_FILE, INDEX, TOKENIZER, OWN_FILE, DEPTH, DIGITS, TEXT_LINE, SAFETENSORS_HEADER, GGUF_KEYS, GGUF_TENSORS,
-    GGUF_STRING, YAML_FILE, YAML_NODES, YAML_DEPTH,
+    GGUF_STRING, TEMPLATE_STEPS, TEMPLATE_VALUE, YAML_FILE, YAML_NODES, YAML_DEPTH,
 )  # fmt: skip
 """Every limit, for the reference."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from edgellm_core.runtime.chat_template import choose_template, read_chat_templates, render_chat
-from edgellm_core.runtime.errors import ChatTemplateError, NoChatTemplateError, TokenizerFileError
+from edgellm_core.runtime.errors import ChatTemplateError, NoChatTemplateError, TemplateLimitError, TokenizerFileError
 
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou "
@@ -113,3 +113,38 @@ def test_unreadable_template_is_named(tmp_path):
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(TokenizerFileError, match=r"chat_template\.jinja can't be used: "):
         found(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 1,000,000 steps"),
+        ("{% macro m() %}{% for a in range(9) %}{{ m() }}{% endfor %}{% endmacro %}{{ m() }}", "steps|recursion"),
+        ("{{ 'a' * 10**11 }}", r"'\*' making a value of more than"),
+        ("{{ 10**11 * [1] }}", r"'\*' making a value of more than"),
+        ("{{ 10**(10**10) }}", r"'\*\*' making a value of more than"),
+        (
+            "{% set ns = namespace(x='a' * 1000) %}{% for a in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+            "'.'",
+        ),
+        ("{{ '%99999999999d' % 1 }}", "a format of"),
+        ("{{ '%*d' % (10**10, 1) }}", "a format of"),
+        ("{% for a in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "a chat of more than"),
+    ],
+)
+def test_what_never_ends_is_ended(template, said):
+    with pytest.raises((TemplateLimitError, ChatTemplateError), match=said):
+        render_chat(template, ONE_TURN, special_tokens={})
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ '**%s** %5d' % ('a', 3) }}", "**a**     3"),
+        ("{{ '=' * 80 }}", "=" * 80),
+        ("{{ 2 ** 10 + [1] | length }}", "1025"),
+        ("{% for a in range(1000) %}{{ a % 2 }}{% endfor %}", "01" * 500),
+    ],
+)
+def test_what_templates_really_do_is_done(template, text):
+    assert render_chat(template, ONE_TURN, special_tokens={}) == text
