@@ -88,9 +88,11 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Return a sha256 that changes with every file that a build reads, without reading weights.
 
-        Over config.json, generation_config.json, settings of the quantization and tokenizer files (bytes), name, size,
-        modification time in ns and header of each safetensors file; and over the checkpoint's own code where that is
-        trusted.
+        Times of modification can be set, so what a file system alone sets counts too: inode and time of change.
+
+        Over config.json, generation_config.json, settings of the quantization and tokenizer files (bytes); path, inode,
+        size, times of modification and change in ns and header of each safetensors file; and over the checkpoint's own
+        code where that is trusted.
         """
         digest = hashlib.sha256()
         names = ("generation_config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json")
@@ -99,7 +101,8 @@ class Checkpoint:
             _add(digest, path.relative_to(self.directory).as_posix().encode(), path.read_bytes())
         for header in self.headers:
             status = header.file.stat()
-            _add(digest, header.file.name.encode(), f"{status.st_size} {status.st_mtime_ns}".encode(), header.raw)
+            seen = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+            _add(digest, str(header.file.resolve()).encode(), seen.encode(), header.raw)
         _add(digest, self.code_digest().encode())
         return digest.hexdigest()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -41,7 +43,7 @@ from edgellm_core.host.errors import (
 )
 from edgellm_core.host.foreign_code import confined
 from edgellm_core.host.hook_trace import trace_hooks
-from edgellm_core.host.records import Claim, PluginRecord, Selection
+from edgellm_core.host.records import Claim, PluginRecord, Selection, plugin_digest
 from edgellm_core.host.selection import nearest_families, select_claimed
 
 if TYPE_CHECKING:
@@ -109,6 +111,19 @@ class PluginHost:
         return tuple(
             entry if isinstance(entry, PluginRecord) else self._claims.record(entry) for entry in self._entries
         )
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 over name, version and every file of the plugins that are loaded, in their order.
+
+        Any of them may answer any hook, now or after its next change, so results of every stage depend on all.
+        """
+        digest = hashlib.sha256()
+        for plugin in self._plugins:
+            record = _record(plugin.candidate)
+            fields = (record.name, record.origin, record.version, plugin_digest(record))
+            digest.update("\0".join(fields).encode() + b"\n")
+        return digest.hexdigest()
 
     def family_names(self) -> list[str]:
         """Return the names of all families, sorted; ``generic`` is one."""
@@ -300,7 +315,7 @@ class PluginHost:
         found = self._claims.get("family", name)
         assert found is not None  # for mypy: callers looked the name up
         plugin, family = found
-        return Selection(family=family, plugin=self._claims.record(plugin), reason=reason)
+        return Selection(family=family, plugin=self._claims.record(plugin), reason=reason, plugins_digest=self.digest)
 
 
 def _record(candidate: Candidate) -> PluginRecord:

@@ -19,8 +19,8 @@ Status = Literal["active", "overridden", "skipped", "deselected"]
 
 ClaimKey = Literal["family", "model_type", "architectures", "target", "scheme", "command", "calibration data"]
 
-DIGESTED_SUFFIXES: Final = frozenset({".py", ".jinja", ".yaml"})
-"""Files of a plugin that decide what a build makes."""
+UNDIGESTED_FOLDERS: Final = frozenset({"__pycache__", ".git"})
+"""Folders of a plugin that never decide what a build makes; every other file may, whatever its ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +91,18 @@ class Selection:
         family: the family.
         plugin: the plugin that brought it.
         reason: why, as a sentence without a full stop.
+        plugins_digest: sha256 over all plugins that are loaded, any of which may change what a family does: its base
+            class may be another plugin's.
     """
 
     family: ModelFamily
     plugin: PluginRecord
     reason: str
+    plugins_digest: str = ""
 
 
 def plugin_digest(record: PluginRecord) -> str:
-    """Return the SHA-256 of names and contents of the plugin's Python, Jinja and YAML files, in hexadecimal."""
+    """Return the SHA-256 of names and contents of all files of a plugin, in hexadecimal."""
     digest = hashlib.sha256()
     for name, path in _digested_files(record.location):
         content = path.read_bytes()
@@ -114,5 +117,5 @@ def _digested_files(location: Path | None) -> list[tuple[str, Path]]:
         return []
     if location.is_file():
         return [(location.name, location)]
-    files = (path for path in location.rglob("*") if path.suffix in DIGESTED_SUFFIXES and path.is_file())
-    return sorted((path.relative_to(location).as_posix(), path) for path in files)
+    files = ((path.relative_to(location), path) for path in location.rglob("*") if path.is_file())
+    return sorted((name.as_posix(), path) for name, path in files if not UNDIGESTED_FOLDERS & set(name.parts))

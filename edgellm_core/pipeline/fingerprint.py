@@ -19,6 +19,11 @@ MANIFEST_PACKAGES: Final = ("edgellm", *TRACE_PACKAGES, "onnxruntime", "safetens
 VERIFICATION_PACKAGES: Final = ("torch", "transformers", "onnxruntime", "nvidia-modelopt")
 """What computes both sides of the comparison."""
 
+COMPUTING_PACKAGES: Final = tuple(
+    dict.fromkeys((*MANIFEST_PACKAGES, *VERIFICATION_PACKAGES, "numpy", "ml-dtypes", "gguf", "datasets", "jinja2"))
+)
+"""What the result of any stage may depend on."""
+
 
 def digest_of(*parts: Any) -> str:
     """Return a sha256 over JSON values."""

@@ -8,13 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.host import Selection, plugin_digest
 from edgellm_core.pipeline.fingerprint import TRACE_PACKAGES, code_digest, digest_of, installed_versions
 from edgellm_core.settings import cache_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from edgellm_core.host import Selection
     from edgellm_core.tracing.template import Template
 
 IRRELEVANT_KEYS: Final = frozenset(
@@ -36,12 +36,12 @@ def trace_key(
     full_depth: bool,
     own_code: str = "",
 ) -> str:
-    """Return the key of a trace: over config.json, names of tensors, versions, plugin, settings and code.
+    """Return the key of a trace: over config.json, names of tensors, versions, plugins, settings and code.
 
     ``own_code`` is the digest of the checkpoint's own code; empty where that does not run.
     """
     relevant = {key: value for key, value in config.items() if key not in IRRELEVANT_KEYS}
-    family = [selection.family.name, selection.plugin.name, plugin_digest(selection.plugin)]
+    family = [selection.family.name, selection.plugin.name, selection.plugins_digest]
     return digest_of(
         relevant,
         sorted(tensor_names),

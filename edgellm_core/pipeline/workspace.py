@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.errors import UserError
 from edgellm_core.events import Listener, Reporter, peak_rss_mib, stage_events
+from edgellm_core.pipeline.fingerprint import COMPUTING_PACKAGES, code_digest, digest_of, installed_versions
 from edgellm_core.untrusted import read_json_object
 from edgellm_core.untrusted.limits import OWN_FILE
 
@@ -123,7 +124,19 @@ class StageRunner:
         return result
 
     def resume(self, name: str, workspace: Workspace, fingerprint: str, body: Callable[[Reporter], Any]) -> Any:
-        """Run a stage unless the workspace holds its result; the body's result must be JSON values, not None."""
+        """Run a stage unless the workspace holds its result; the body's result must be JSON values, not None.
+
+        Args:
+            name: of the stage.
+            workspace: holds earlier results.
+            fingerprint: over what the stage reads of settings and source. What may change any stage is added here, so
+                that no stage can forget it: all loaded plugins, edgellm's own code and the versions of all packages
+                that compute.
+            body: runs the stage.
+        """
+        fingerprint = digest_of(
+            name, fingerprint, self.host.digest, code_digest(), installed_versions(COMPUTING_PACKAGES)
+        )
         stored = workspace.finished(name, fingerprint)
         if stored is not None:
             self.cached(name, stored)

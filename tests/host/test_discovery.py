@@ -161,13 +161,20 @@ def test_loading_twice_gives_the_same_classes(tmp_path, load):
 
 @pytest.mark.parametrize(
     ("change", "differs"),
-    [("family.py", True), ("chat_template.jinja", True), ("matrix.yaml", True), ("README.md", False)],
+    [
+        ("family.py", True),
+        ("chat_template.jinja", True),
+        ("factors.json", True),
+        ("table.bin", True),
+        ("noending", True),
+        ("__pycache__/family.pyc", False),
+    ],
 )
-def test_the_digest_covers_code_templates_and_data(tmp_path, change, differs, load, record_of):
+def test_the_digest_covers_code_and_data_of_any_ending(tmp_path, change, differs, load, record_of):
     folder = tmp_path / "mine"
     folder.mkdir()
-    for name in ("family.py", "chat_template.jinja", "matrix.yaml", "README.md"):
-        (folder / name).write_text("# one\n")
+    (folder / change).parent.mkdir(exist_ok=True)
+    (folder / change).write_text("# one\n")
     write_family(folder, "__init__", "mine")
     record = record_of(load(folder), "mine")
     before = plugin_digest(record)

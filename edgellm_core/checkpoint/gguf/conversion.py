@@ -76,7 +76,8 @@ def converted_checkpoint(header: GgufHeader, digest: str, host: PluginHost, repo
         CacheWriteError: the cache can't be written.
     """
     family, form = find_form(host, header)
-    directory = conversion_directory(digest, CONVERSION_VERSION)
+    key = f"{digest}-{host.digest}"  # families' code reads the file
+    directory = conversion_directory(key, CONVERSION_VERSION)
     if directory.is_dir():
         return directory
     parameters = sum(math.prod(tensor.shape) for tensor in header.tensors)
