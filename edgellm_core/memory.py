@@ -5,10 +5,32 @@ from __future__ import annotations
 import ctypes
 import gc
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+LEAST_MAPPED_BYTES: Final = 2**22
+"""Blocks of at least this size are mapped, and so unmapped when they are freed."""
+
+M_MMAP_THRESHOLD: Final = -3
+M_ARENA_MAX: Final = -8
+"""Parameters of glibc's ``mallopt(3)``, from its malloc.h."""
+
+
+@lru_cache(maxsize=1)
+def return_large_blocks() -> None:
+    """Let freed tensors leave the process at once, where the C library can do that; once a process.
+
+    glibc raises the size from which it maps blocks to that of the largest one freed, up to 32 MiB, and gives each
+    thread a heap of its own; freed tensors of a layer then stay in the gaps of many heaps. Measured on a comparison of
+    0.5 B: 1,229 MiB instead of 1,666 MiB.
+    """
+    set_parameter = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_parameter is not None:
+        set_parameter(M_MMAP_THRESHOLD, LEAST_MAPPED_BYTES)
+        set_parameter(M_ARENA_MAX, 1)
 
 
 def release_memory() -> None:

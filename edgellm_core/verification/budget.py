@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from edgellm_core.checkpoint.machine import available_memory
+from edgellm_core.memory import return_large_blocks
 from edgellm_core.verification.errors import ComparisonMemoryError
 from edgellm_core.verification.parts import PART_BYTES, plan_parts, whole
 
@@ -38,6 +39,7 @@ def choose_parts(
     Raises:
         ComparisonMemoryError: one part, or the whole model where it can't be cut, takes more than the budget.
     """
+    return_large_blocks()
     budget = available_memory() if max_memory is None else max_memory
     sizes = weights.unit_bytes()
     obstacle = find_obstacle(subject, weights)
