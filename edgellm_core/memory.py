@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LEAST_MAPPED_BYTES: Final = 2**22
-"""Blocks of at least this size are mapped, and so unmapped when they are freed."""
+"""Blocks of at least this size are mapped, and so unmapped when they are freed. Mapping smaller ones saves more and
+costs more: from 2**20, a comparison of 0.5 B peaks at 1,229 MiB and takes a quarter more time."""
 
 M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
@@ -25,7 +26,7 @@ def return_large_blocks() -> None:
 
     glibc raises the size from which it maps blocks to that of the largest one freed, up to 32 MiB, and gives each
     thread a heap of its own; freed tensors of a layer then stay in the gaps of many heaps. Measured on a comparison of
-    0.5 B: 1,229 MiB instead of 1,666 MiB.
+    0.5 B: 1,536 MiB instead of 1,666 MiB.
     """
     set_parameter = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_parameter is not None:

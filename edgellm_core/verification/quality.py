@@ -59,18 +59,21 @@ class TextScore:
         return TextScore(**{f.name: a + b for f, a, b in zip(dataclasses.fields(self), mine, yours, strict=True)})
 
 
-def score_text(wanted: Logits, found: Logits, *, best: Ids, following: Ids) -> TextScore:
+def score_text(
+    wanted: np.ndarray[Any, np.dtype[np.floating[Any]]], found: Logits, *, best: Ids, following: Ids
+) -> TextScore:
     """Score one sample.
 
     Args:
-        wanted: the original's logits or logarithms of probabilities, float32 ``[positions, vocab]``.
+        wanted: the original's logits or logarithms of probabilities, float16 or float32 ``[positions, vocab]``; one
+            position at a time is read.
         found: the graph's logits, of the same shape; finite.
         best: int64 ``[positions]``, the original's most likely tokens.
         following: int64 ``[positions]``, the tokens that follow in the text.
     """
     log_likelihood = kl = 0.0
     for reference, graph, token in zip(wanted, found, following, strict=True):
-        p, q = log_softmax(reference), log_softmax(graph)
+        p, q = log_softmax(np.asarray(reference, np.float32)), log_softmax(graph)
         kl += max(0.0, float((np.exp(p) * (p - q)).sum()))
         log_likelihood += float(q[token])
     agreeing = int((found.argmax(-1) == best).sum())

@@ -55,11 +55,11 @@ class TextRecording:
     log_likelihood: float
     hidden: tuple[np.ndarray[Any, np.dtype[np.float32]], ...]
 
-    def log_probabilities(self, sample: int) -> Logits:
-        """Return float32 ``[length - 1, vocab]`` of one sample, read from disk."""
+    def log_probabilities(self, sample: int) -> np.ndarray[Any, np.dtype[np.float16]]:
+        """Return float16 ``[length - 1, vocab]`` of one sample, mapped from disk."""
         samples, length = self.ids.shape
         stored = np.memmap(self.path, np.float16, "r", shape=(samples, length - 1, self.vocab))
-        logarithms: Logits = stored[sample].astype(np.float32)
+        logarithms: np.ndarray[Any, np.dtype[np.float16]] = stored[sample]
         return logarithms
 
 
