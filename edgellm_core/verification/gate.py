@@ -169,7 +169,7 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
     if watch is not None:
         judge_range(watch, subject, original.weights.path, proving.tolerance, report)
     judged = None
-    if _may_be_rounding(proving, recordings):
+    if tolerance is None and _may_be_rounding(proving, recordings):  # a stated tolerance is meant as it is
         judged = against_exact(proving, recordings, max_memory=max_memory, report=report)
     proving, recordings = judged or (proving, recordings)
     rows = _compare(proving, recordings)

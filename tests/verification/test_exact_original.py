@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from edgellm_core.verification.errors import VerificationFailedError
 from edgellm_core.verification.exact_original import FACTOR, LARGEST, _error
+from edgellm_core.verification.tolerances import TOLERANCES
 from tests.large_scores import write_large_scores
 
 
@@ -55,9 +56,10 @@ def round_frequencies(tensor):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_scores_beyond_float32_pass_and_it_is_said(exports, precision):
+def test_scores_beyond_float32_pass_and_it_is_said(exports, precision, monkeypatch):
     notes = []
-    result = exports(precision).verify(notes=notes, tolerance=2e-5)  # less than float32's rounding on any CPU
+    monkeypatch.setitem(TOLERANCES, precision, 2e-5)  # less than float32's rounding on any CPU
+    result = exports(precision).verify(notes=notes)
     [said] = [note for note in notes if "float64" in note]
     assert f"to within {result.tolerance:.2g}" in said
     assert 2e-5 < result.tolerance <= LARGEST
@@ -68,6 +70,11 @@ def test_scores_beyond_float32_pass_and_it_is_said(exports, precision):
 def test_a_wrong_table_is_refused_all_the_same(exports, tmp_path):
     with pytest.raises(VerificationFailedError, match="max_rel_err"):
         change(exports("fp32").copy(tmp_path / "copy"), round_frequencies).verify()
+
+
+def test_a_stated_tolerance_is_meant_as_it_is(exports):
+    with pytest.raises(VerificationFailedError, match="exceeds the tolerance 2e-05"):
+        exports("fp32").verify(tolerance=2e-5)
 
 
 def scale_first_norm(exported, factor):
