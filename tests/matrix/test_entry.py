@@ -104,7 +104,7 @@ def test_any_text_is_an_entry_without_loss_or_refused(text):
     except MatrixSyntaxError as error:
         refusal = str(error)
     if entry is None:
-        assert refusal.startswith(f"Entry {text!r}: ")
+        assert refusal.startswith(f"Entry {text!r}: "[:1000])  # the middle of a long message is left out
         assert refusal.endswith((".", "?", ")"))
     else:
         assert sorted(str(entry).split("-")) == sorted(text.split("-"))

@@ -49,9 +49,19 @@ def test_a_graph_that_differs_from_the_original_is_a_failure(pack, tiny_config):
     assert "differs from the original" in result.message
 
 
-def test_a_crash_is_told_with_its_traceback_and_raises_nothing(pack):
+def test_a_family_that_raises_is_named(pack):
     folder = pack({"mine": "raise KeyError('odd')"}, "")
     result = run_case(case("tiny-fp32", "mine"), RunSettings(plugin_paths=(folder,)))
+    assert (result.outcome, result.bad) == ("failed", True)
+    assert "KeyError" in result.message
+
+
+def test_a_crash_is_told_with_its_traceback_and_raises_nothing(pack, tiny_config, monkeypatch):
+    def build_settings(*_):
+        raise KeyError("odd")
+
+    monkeypatch.setattr("edgellm_core.matrix.run.build_settings", build_settings)
+    result = run_case(case("tiny-fp32", "mine"), RunSettings(plugin_paths=(pack({"mine": tiny_config}, ""),)))
     assert (result.outcome, result.bad, result.message) == ("crashed", True, "KeyError: 'odd'")
     assert result.details.startswith("Traceback")
 

@@ -60,7 +60,7 @@ def test_workers_share_the_cases(cluster, pack):
     assert outcomes(run_cases(cases, settings, scheduler=cluster)) == [
         ("llama", "tiny-fp16-lora", "skipped"),
         ("llama", "tiny-fp32-mxsl64", "passed"),
-        ("mine", "tiny-fp32", "crashed"),
+        ("mine", "tiny-fp32", "failed"),
     ]
 
 
