@@ -18,9 +18,8 @@ from edgellm_core.verification.budget import choose_parts
 from edgellm_core.verification.cases import DECODE_STEPS, plan_cases
 from edgellm_core.verification.errors import ComparisonMemoryError, ReferenceRunError
 from edgellm_core.verification.original import open_original
-from edgellm_core.verification.original_chain import OriginalChain
 from edgellm_core.verification.prompts import random_prompts
-from edgellm_core.verification.side_by_side import original_rows, plan_plays
+from edgellm_core.verification.side_by_side import record_original
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from edgellm_core.verification.gate import Proving
     from edgellm_core.verification.original import Original
     from edgellm_core.verification.side_by_side import Recording
-
-    Rows = list[list[Logits]]
-    """For each case, the numbers of each row, float32 [tokens, …]."""
 
 FACTOR: Final = 2.0
 """How much farther from float64 the graph may be than the original in float32. Both round as often, in another order;
@@ -70,9 +66,9 @@ def against_exact(
     cases = [one.case for one in recordings]
     more = _random_cases(proving)
     try:
-        own = _run(proving, proving.original, more, "float32", max_memory, report)
+        own = _run(proving, proving.original, more, "original in float32", max_memory, report)
         original = open_original(proving.subject, element_type="fp64")
-        exact = _run(proving, original, [*cases, *more], "float64", max_memory, report)
+        exact = _run(proving, original, [*cases, *more], "original in float64", max_memory, report)
     except (ReferenceRunError, ComparisonMemoryError) as error:
         report.note(f"The original was not run in float64: {error}")
         return None
@@ -98,28 +94,16 @@ def _random_cases(proving: Proving) -> list[Case]:
     return plan_cases(prompts, one_token=subject.one_token)
 
 
-def _run(  # what is run, in what, and how
-    proving: Proving,
-    original: Original,
-    cases: Sequence[Case],
-    element_type: str,
-    max_memory: int | None,
-    report: Reporter,
-) -> Rows:
+def _run(
+    proving: Proving, original: Original, cases: Sequence[Case], name: str, max_memory: int | None, report: Reporter
+) -> list[list[Logits]]:
     """Return the original's numbers in all cases, each row alone.
 
     transformers hides padding by the type's lowest number, which its softmax in float32 can't hold in float64.
     """
     subject = proving.subject
     parts = choose_parts(subject, original.weights, max_memory=max_memory, report=report)
-    plays = [play for index, case in enumerate(cases) for play in plan_plays(index, case, subject, apart=True)]
-    ends = sorted({case.layers - 1 for case in cases if case.layers is not None})
-    steps = [play.steps for play in plays]
-    with OriginalChain(original.weights, steps, parts, make_cache=original.make_cache, shown_layers=ends) as chain:
-        for index, part in enumerate(parts):
-            report.progress(index, len(parts), f"original in {element_type}, {part.in_words(subject.depth)}")
-            chain.advance(index)
-        return [original_rows(index, case, plays, chain) for index, case in enumerate(cases)]
+    return record_original(subject, original, cases, parts, report, apart=True, name=name)
 
 
 def _error(wanted: Sequence[Logits], found: Sequence[Logits]) -> float:

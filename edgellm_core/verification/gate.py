@@ -168,11 +168,13 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
     recordings = record_cases(subject, original, cases, proving.parts, report, watch=watch, watched=watched)
     if watch is not None:
         judge_range(watch, subject, original.weights.path, proving.tolerance, report)
-    judged = None
-    if tolerance is None and _may_be_rounding(proving, recordings):  # a stated tolerance is meant as it is
+    compared, judged = _compare(proving, recordings), None
+    if tolerance is None and _may_be_rounding(proving, compared):  # a stated tolerance is meant as it is
         judged = against_exact(proving, recordings, max_memory=max_memory, report=report)
-    proving, recordings = judged or (proving, recordings)
-    rows = _compare(proving, recordings)
+    if judged is not None:
+        proving, recordings = judged
+        compared = _compare(proving, recordings)
+    rows = _accepted(proving, compared)
     narrow = subject.precision == "fp16" and subject.layout is None
     arithmetic = measure_arithmetic(subject, proving.parts, recordings, report) if narrow else ()
     for record in arithmetic:
@@ -182,7 +184,7 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
         reference=subject.reference + ("; float64 judged, beyond what float32 can tell" if judged else ""),
         prompts=len(prompts),
         tolerance=proving.tolerance,
-        rows=tuple(rows),
+        rows=rows,
         arithmetic=arithmetic,
     )
     if result.ties:
@@ -221,36 +223,53 @@ def keep_every_kind(kind_of: Sequence[int]) -> int:
     return min(len(kind_of), max(FIRST_LAYERS, newest + 1))
 
 
-def _may_be_rounding(proving: Proving, recordings: Sequence[Recording]) -> bool:
-    """Return whether a row fails, and all are so near that it may be float32's own rounding."""
-    rows = [
-        _compare_row(recording, *place, proving.tolerance)
-        for recording in recordings
-        for place in recording.rows()
-        if np.isfinite(place[2]).all()
-    ]
-    failed = any(not row.passes(proving.tolerance) for row in rows)
-    return failed and all(row.max_rel_err <= LARGEST for row in rows)
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A row of a step, and how far the graph is from the original there."""
+
+    recording: Recording
+    place: tuple[int, int]
+    row: RowComparison
 
 
-def _compare(proving: Proving, recordings: Sequence[Recording]) -> list[RowComparison]:
-    """Compare all cases in order.
+def _compare(proving: Proving, recordings: Sequence[Recording]) -> list[_Compared]:
+    """Compare all cases in order; what follows a row that fails and one where the original is not finite is left out.
 
     Raises:
-        VerificationFailedError: one differs.
-        ReferenceNotFiniteError: the original itself is not finite.
+        ReferenceNotFiniteError: the original itself is not finite, and no row before fails.
     """
-    rows: list[RowComparison] = []
+    compared: list[_Compared] = []
     for recording in recordings:
         for step, row, wanted, found in recording.rows():
-            check = label(recording.case, recording.steps[step], row)
             if not np.isfinite(wanted).all():
+                if _failed(proving, compared):
+                    return compared
+                check = label(recording.case, recording.steps[step], row)
                 raise ReferenceNotFiniteError(proving.subject.directory, check)
-            compared = _compare_row(recording, step, row, wanted, found, proving.tolerance)
-            rows.append(compared)
-            if not compared.passes(proving.tolerance):
-                raise failed_row(proving, recording, (step, row), compared)
-    error = _wrong_rounding(proving, recordings[0], max(row.max_rel_err for row in rows))
+            result = _compare_row(recording, step, row, wanted, found, proving.tolerance)
+            compared.append(_Compared(recording, (step, row), result))
+    return compared
+
+
+def _failed(proving: Proving, compared: Sequence[_Compared]) -> list[_Compared]:
+    return [one for one in compared if not one.row.passes(proving.tolerance)]
+
+
+def _may_be_rounding(proving: Proving, compared: Sequence[_Compared]) -> bool:
+    """Return whether a row fails, and all are so near that it may be float32's own rounding."""
+    return bool(_failed(proving, compared)) and all(one.row.max_rel_err <= LARGEST for one in compared)
+
+
+def _accepted(proving: Proving, compared: Sequence[_Compared]) -> tuple[RowComparison, ...]:
+    """Return the rows, if none fails.
+
+    Raises:
+        EdgellmError: one differs, or numbers are rounded to others; one class per cause.
+    """
+    for one in _failed(proving, compared):
+        raise failed_row(proving, one.recording, one.place, one.row)
+    rows = tuple(one.row for one in compared)
+    error = _wrong_rounding(proving, compared[0].recording, max(row.max_rel_err for row in rows))
     if error is not None:
         raise error
     return rows

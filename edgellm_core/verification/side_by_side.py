@@ -55,7 +55,7 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
+class _Play:
     """A run of the original: all rows of a case, or one row of it alone.
 
     Attributes:
@@ -98,7 +98,7 @@ def record_cases(  # noqa: PLR0913  # each says what is run, in what, or how
     Raises:
         EdgellmError: one of them can't be loaded or run.
     """
-    plays = [play for index, case in enumerate(cases) for play in plan_plays(index, case, subject)]
+    plays = [play for index, case in enumerate(cases) for play in _plan_plays(index, case, subject)]
     steps = [*(play.steps for play in plays), *((step,) for step in watched)]
     ends = sorted({case.layers - 1 for case in cases if case.layers is not None})
     synchronizer = original.synchronizer
@@ -150,13 +150,50 @@ def record_cases(  # noqa: PLR0913  # each says what is run, in what, or how
                     _graph_numbers(step.hidden, step.logits, case, inputs)
                     for step, inputs in zip(graph.steps[index], graph_steps[index], strict=True)
                 ],
-                wanted=original_rows(index, case, plays, chain),
+                wanted=_original_rows(index, case, plays, chain),
             )
             for index, case in enumerate(cases)
         ]
 
 
-def plan_plays(index: int, case: Case, subject: Subject, *, apart: bool = False) -> list[Play]:
+def record_original(  # what is run, in what, and how
+    subject: Subject,
+    original: Original,
+    cases: Sequence[Case],
+    parts: Sequence[Part],
+    report: Reporter,
+    *,
+    apart: bool = False,
+    name: str = "original",
+) -> list[list[Logits]]:
+    """Run cases on the original alone, which follows no numbers of the graph.
+
+    Args:
+        subject: what is compared.
+        original: the original.
+        cases: what is run.
+        parts: parts of the model.
+        report: told the progress.
+        apart: run each row alone, without padding.
+        name: what the progress calls it.
+
+    Returns:
+        For each case, the numbers of each row, float32 [tokens, …].
+
+    Raises:
+        EdgellmError: it can't be loaded or run.
+    """
+    plays = [play for index, case in enumerate(cases) for play in _plan_plays(index, case, subject, apart=apart)]
+    ends = sorted({case.layers - 1 for case in cases if case.layers is not None})
+    steps = [play.steps for play in plays]
+    with OriginalChain(original.weights, steps, parts, make_cache=original.make_cache, shown_layers=ends) as chain:
+        for index, part in enumerate(parts):
+            report.progress(index, len(parts), f"{name}, {part.in_words(subject.depth)}")
+            chain.advance(index)
+        return [_original_rows(index, case, plays, chain) for index, case in enumerate(cases)]
+
+
+def _plan_plays(index: int, case: Case, subject: Subject, *, apart: bool = False) -> list[_Play]:
     """Return what the original runs of a case.
 
     A graph that takes one token a step keeps the states of a row over its padding, which transformers' code for one
@@ -170,8 +207,8 @@ def plan_plays(index: int, case: Case, subject: Subject, *, apart: bool = False)
     """
     apart = apart or (subject.one_token and subject.layout is None)
     if apart and len(case.rows) > 1:
-        return [Play(index, row, case_steps(single)) for row, single in enumerate(alone(case))]
-    return [Play(index, None, case_steps(case))]
+        return [_Play(index, row, case_steps(single)) for row, single in enumerate(alone(case))]
+    return [_Play(index, None, case_steps(case))]
 
 
 def _graph_numbers(shown: Tensors, logits: Logits | None, case: Case, inputs: StepInputs) -> Logits:
@@ -188,7 +225,7 @@ def batch_first(values: Logits, inputs: StepInputs) -> Logits:
     return np.moveaxis(values, (axis, axis + 1), (0, 1))
 
 
-def original_rows(index: int, case: Case, plays: Sequence[Play], chain: OriginalChain) -> list[Logits]:
+def _original_rows(index: int, case: Case, plays: Sequence[_Play], chain: OriginalChain) -> list[Logits]:
     """Return the original's numbers of a case by row, float32 [tokens, …], without padding."""
     rows: list[list[Logits]] = [[] for _ in case.rows]
     for number, play in enumerate(plays):

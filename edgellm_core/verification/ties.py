@@ -8,13 +8,14 @@ scores in its first layer, so what it answers depends on that choice.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
 from edgellm_core.events import Reporter
-from edgellm_core.verification.side_by_side import record_cases
+from edgellm_core.verification.side_by_side import record_original
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,17 +73,17 @@ def undetermined_by(proving: Proving, recording: Recording, place: tuple[int, in
     """
     if proving.original.synchronizer is not None:  # it follows the graph's numbers
         return 0.0
-    wanted = _wanted(recording, place)
-    largest = 0.0
+    wanted, largest = _at(recording, place), 0.0
     for last in (False, True):
         with ties_fall(last=last):
-            (other,) = record_cases(
+            [rows] = record_original(
                 proving.subject, proving.original, [recording.case], proving.parts, Reporter("verify")
             )
-        error = float(np.abs(_wanted(other, place) - wanted).max()) / float(np.abs(wanted).max())
-        largest = max(largest, error)
+        other = _at(dataclasses.replace(recording, wanted=rows), place)
+        largest = max(largest, float(np.abs(other - wanted).max()) / float(np.abs(wanted).max()))
     return largest
 
 
-def _wanted(recording: Recording, place: tuple[int, int]) -> np.ndarray[Any, Any]:
+def _at(recording: Recording, place: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Return the original's numbers at a step and row."""
     return next(wanted for step, row, wanted, _ in recording.rows() if (step, row) == place)
