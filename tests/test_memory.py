@@ -11,38 +11,32 @@ PROGRAM = """
 import ctypes, sys
 from pathlib import Path
 
-from edgellm_core.memory import return_large_blocks
+from edgellm_core.memory import M_MMAP_THRESHOLD, return_large_blocks
 
-if sys.argv[1] == "returned":
-    return_large_blocks()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # what glibc comes to by itself once a block of 32 MiB was freed
+if sys.argv[1] == "returned":
+    return_large_blocks()
 
 
-def block(size):
-    address = libc.malloc(size)
-    ctypes.memset(address, 1, size)
-    return address
+def is_mapped(address):
+    ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    return any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
 
 
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
-libc.free(block(16 << 20))  # glibc maps only larger ones from now on, unless it was told a size
-before, large, small = resident(), [], []
+large, small = [], []
 for _ in range(20):
-    large.append(block(8 << 20))
-    small.append(block(64 << 10))
+    large.append(libc.malloc(8 << 20))
+    small.append(libc.malloc(64 << 10))
 for address in large:
     libc.free(address)
-print((resident() - before) >> 20)
+print(sum(map(is_mapped, large)))
 """
 
 
-@pytest.mark.parametrize(("way", "most"), [("returned", 20), ("kept", 1000)])
-def test_large_blocks_leave_the_process_when_they_are_freed(way, most):
+@pytest.mark.parametrize(("way", "fewest", "most"), [("returned", 0, 2), ("kept", 15, 20)])
+def test_large_blocks_leave_the_process_when_they_are_freed(way, fewest, most):
+    """Looks at the mappings: what the kernel counts as resident differs between machines and sandboxes."""
     run = subprocess.run([sys.executable, "-c", PROGRAM, way], capture_output=True, text=True, check=True)
-    left = int(run.stdout)
-    assert left < most
-    assert way == "returned" or left > 100  # without it they stay, so the test can fail
+    assert fewest <= int(run.stdout) <= most
