@@ -132,7 +132,8 @@ def prove_lengths(
     """
     from edgellm_core.tracing.configuration import load_config
     from edgellm_core.tracing.modeling_code import quiet_libraries
-    from edgellm_core.verification.twin.compare import GraphRunner, compare
+    from edgellm_core.verification.rounding_noise import FACTOR
+    from edgellm_core.verification.twin.compare import TOLERANCE, GraphRunner, compare
     from edgellm_core.verification.twin.errors import TwinNotMadeError
     from edgellm_core.verification.twin.lengths import plan_lengths
     from edgellm_core.verification.twin.make import make_twin, one_thread
@@ -150,15 +151,20 @@ def prove_lengths(
             longest = max(sum(case.chunks) for case in cases)
             with one_thread():
                 model = twin.original()
-                error = compare(GraphRunner(graph), model, cases, twin.edges)
+                found = compare(GraphRunner(graph), model, cases, twin.edges)
                 answers = _answers(graph, model, twin.edges, reread, longest, Path(name, "settings"), report)
         except TwinNotMadeError as unmade:
             report.note(str(unmade))
             return TwinRecord(thresholds=(), longest=0, reason=unmade.reason)
     if twin.edges:
         report.note(f"Compared on both sides of {', '.join(map(str, twin.edges))}.")
+    if found.tolerance > TOLERANCE:
+        report.note(
+            f"The twin's original moves by {found.tolerance / FACTOR:.2g} when it rounds otherwise, so its graph was "
+            f"compared to within {found.tolerance:.2g}."
+        )
     thresholds = tuple(map(_threshold, twin.edges))
-    return TwinRecord(thresholds=thresholds, longest=longest, max_rel_err=error, answers=answers)
+    return TwinRecord(thresholds=thresholds, longest=longest, max_rel_err=found.error, answers=answers)
 
 
 def _answers(  # what is compared, and where

@@ -309,6 +309,7 @@ class GenerationDiffersError(EdgellmError):
 
     def __init__(self, prompt: int, step: int, reason: str, error: float, tolerance: float) -> None:
         """Name the prompt by its length, the token of the answer, and what happened there."""
+        self.error = error
         super().__init__(
             f"edgellm run must answer as transformers' generate does; after a prompt of {prompt} tokens, at token "
             f"{step + 1} of the answer ({prompt + step} tokens before it), {reason} (error of the logits {error:.2g}, "

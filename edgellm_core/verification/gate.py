@@ -13,12 +13,13 @@ from edgellm_core.verification.budget import choose_parts
 from edgellm_core.verification.cases import DECODE_STEPS, label, plan_cases, spread_case
 from edgellm_core.verification.comparison import RowComparison, RowName, compare_hidden, compare_row
 from edgellm_core.verification.errors import Float16ArithmeticError, ReferenceNotFiniteError
-from edgellm_core.verification.exact_original import LARGEST, against_exact
+from edgellm_core.verification.exact_original import against_exact
 from edgellm_core.verification.failure import failed_rounding, failed_row
 from edgellm_core.verification.float16_range import judge_range, watched_steps
 from edgellm_core.verification.original import Original, open_original
 from edgellm_core.verification.prompts import MOST_TOKENS, choose_prompts
 from edgellm_core.verification.range_watch import RangeWatch
+from edgellm_core.verification.rounding_noise import LARGEST
 from edgellm_core.verification.side_by_side import Recording, record_cases
 from edgellm_core.verification.subject import Subject, make_subject
 from edgellm_core.verification.tolerances import tolerance_of

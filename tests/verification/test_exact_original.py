@@ -8,7 +8,8 @@ import pytest
 from onnx import numpy_helper
 
 from edgellm_core.verification.errors import VerificationFailedError
-from edgellm_core.verification.exact_original import FACTOR, LARGEST, _error
+from edgellm_core.verification.exact_original import _error
+from edgellm_core.verification.rounding_noise import FACTOR, LARGEST
 from edgellm_core.verification.tolerances import TOLERANCES
 from tests.large_scores import write_large_scores
 

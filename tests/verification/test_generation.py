@@ -136,3 +136,27 @@ def test_another_graph_is_found(built, session, model, folder):
     finally:
         with torch.no_grad():
             model.lm_head.weight[3] -= 0.5
+
+
+class _Shifted:
+    """The graph, with logits that are wrong by 2e-4 of the largest."""
+
+    def __init__(self, session):
+        self._session = session
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run(self, *inputs):
+        logits, states = self._session.run(*inputs)
+        return logits + 2e-4 * abs(logits).max(), states
+
+
+def test_only_what_rounding_explains_may_exceed_the_tolerance(built, session, model, folder, monkeypatch):
+    runtime = built.manifest.runtime
+    named = {"folder": folder, "tolerance": 1e-4}
+    with pytest.raises(GenerationDiffersError, match=r"error of the logits 0\.0002\d?, 0\.0001 allowed"):
+        compare_generation(_Shifted(session), model, runtime, PROMPTS[:1], **named)
+    monkeypatch.setattr("edgellm_core.verification.rounding_noise.RELATIVE", 2**-12)
+    found = compare_generation(_Shifted(session), model, runtime, PROMPTS[:1], **named)
+    assert found.max_rel_err > 1e-4
