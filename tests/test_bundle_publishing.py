@@ -23,7 +23,9 @@ from edgellm_core.bundle import (
 )
 from edgellm_core.bundle.errors import (
     BundleExistsError,
+    DanglingOutputError,
     ForeignOutputError,
+    MountPointError,
     NotABundleError,
     OutputNotWritableError,
 )
@@ -116,6 +118,10 @@ def broken_link(out: Path) -> None:
     out.symlink_to(out.parent / "nowhere")
 
 
+def looping_link(out: Path) -> None:
+    out.symlink_to(out)
+
+
 def other_manifest(out: Path) -> None:
     out.mkdir()
     (out / "bundle.json").write_text('{"schema_version": 1, "name": "a web bundle"}')
@@ -126,9 +132,7 @@ def unreadable_manifest(out: Path) -> None:
     (out / "bundle.json").write_text("{")
 
 
-@pytest.mark.parametrize(
-    "occupy", [foreign_file, foreign_folder, empty_folder, broken_link, other_manifest, unreadable_manifest]
-)
+@pytest.mark.parametrize("occupy", [foreign_file, foreign_folder, other_manifest, unreadable_manifest, looping_link])
 @pytest.mark.parametrize("force", [True, False])
 def test_what_is_not_ours_is_never_touched(tmp_path, occupy, force):
     out, work = tmp_path / "place/out", make_bundle(tmp_path / ".work")
@@ -139,6 +143,36 @@ def test_what_is_not_ours_is_never_touched(tmp_path, occupy, force):
         with pytest.raises(ForeignOutputError, match=r"is not an edgellm bundle \(.*\), so it is left alone"):
             refuse()
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_link_to_nothing_is_named_and_left_alone(tmp_path, force):
+    out, work = tmp_path / "out", make_bundle(tmp_path / ".work")
+    broken_link(out)
+    for refuse in (lambda: check_output(out, force=force), lambda: publish(work, out, force=force)):
+        with pytest.raises(DanglingOutputError, match=r"is a link to '.*/nowhere', where nothing is, so it is left al"):
+            refuse()
+    (tmp_path / "nowhere").mkdir()  # one of the remedies
+    publish(work, out, force=force)
+    assert out.is_symlink()
+    assert load_bundle(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_an_empty_folder_becomes_the_bundle(tmp_path, force):
+    empty_folder(tmp_path / "out")
+    check_output(tmp_path / "out", force=force)
+    publish(make_bundle(tmp_path / ".work"), tmp_path / "out", force=force)
+    assert load_bundle(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_mount_point_is_refused_at_once(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(type(tmp_path), "is_mount", lambda path: path.name == "out")  # mounting needs root
+    with pytest.raises(MountPointError, match=r"a file system is mounted there\. Choose a folder in it: -o '.*bundle"):
+        check_output(tmp_path / "out", force=False)
+    check_output(tmp_path / "out/bundle", force=False)
 
 
 @pytest.mark.parametrize("force", [True, False])

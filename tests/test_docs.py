@@ -115,7 +115,8 @@ def test_a_command_parses(page, line):
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name_of)
 def test_commands_and_options_in_prose_exist(page):
-    options = {option for command in every_command() for parameter in command.params for option in parameter.opts}
+    parameters = [parameter for command in every_command() for parameter in command.params]
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     spans = inline_code(page.read_text())
     named = {span.split()[0] for span in spans if span.startswith("--")}
     assert named <= {*options, *OTHER_OPTIONS}

@@ -62,6 +62,28 @@ class ForeignOutputError(UserError):
         )
 
 
+class DanglingOutputError(UserError):
+    """The output is a link to nothing."""
+
+    def __init__(self, out: Path, target: str) -> None:
+        """Name the link and where it leads."""
+        super().__init__(
+            f"{str(out)!r} is a link to {target!r}, where nothing is, so it is left alone. Remove the link, make that "
+            "folder, or choose another output directory with -o."
+        )
+
+
+class MountPointError(UserError):
+    """A file system is mounted where the output would go, so that nothing can be moved there."""
+
+    def __init__(self, out: Path) -> None:
+        """Name the path."""
+        super().__init__(
+            f"{str(out)!r} must be a path that a finished bundle can be moved to; a file system is mounted there. "
+            f"Choose a folder in it: -o {str(out / 'bundle')!r}."
+        )
+
+
 class BundleExistsError(UserError):
     """The output path holds a bundle already."""
 
@@ -80,4 +102,28 @@ class OutputNotWritableError(UserError):
         super().__init__(
             f"Can't write the bundle to {str(out)!r}: {error.strerror or error}. "
             "Choose another output directory with -o, or make this one writable."
+        )
+
+
+class OutputLockedError(UserError):
+    """Another process writes the same output."""
+
+    resumable = True
+
+    def __init__(self, out: Path, owner: str) -> None:
+        """Name the output and who has it."""
+        super().__init__(
+            f"{str(out)!r} is in use by {owner}, and --no-wait was given. Run the command again when that has ended, "
+            "leave --no-wait out, or choose another output."
+        )
+
+
+class BundleReplacedError(UserError):
+    """A bundle was replaced by another one while it was in use."""
+
+    def __init__(self, directory: Path) -> None:
+        """Name the bundle."""
+        super().__init__(
+            f"The bundle {str(directory)!r} was replaced while it was read, so that what was read may be of two "
+            "bundles. Run the command again."
         )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgellm_core.bundle.errors import DamagedBundleError, NotABundleError
+from edgellm_core.bundle.errors import BundleReplacedError, DamagedBundleError, NotABundleError
 from edgellm_core.bundle.files import sha256_of
 from edgellm_core.bundle.manifest import FileRecord, Manifest, read_manifest
 from edgellm_core.bundle.publishing import aside
+from edgellm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,10 +24,36 @@ class Bundle:
     Attributes:
         directory: its folder.
         manifest: contents of its ``bundle.json``.
+        identity: device and inode of the folder that was read; a build replaces the folder as a whole.
     """
 
     directory: Path
     manifest: Manifest
+    identity: tuple[int, int] | None
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Refuse what the body read, and explain what it failed at, where another bundle lies there meanwhile.
+
+        Raises:
+            BundleReplacedError: a build replaced it.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.identity != _identity(self.directory):
+                raise BundleReplacedError(self.directory) from error
+            raise
+        self.require_current()
+
+    def require_current(self) -> None:
+        """Refuse what was read from the bundle where another one lies there meanwhile.
+
+        Raises:
+            BundleReplacedError: a build replaced it.
+        """
+        if self.identity != _identity(self.directory):
+            raise BundleReplacedError(self.directory)
 
     @property
     def llm(self) -> Path:
@@ -58,13 +90,35 @@ def load_bundle(path: Path, *, check_digests: bool = True) -> Bundle:
         raise NotABundleError(
             directory, f"a replacement was interrupted, and the old bundle lies in {kept!r}; rename it"
         )
+    identity = _identity(directory)
+    while True:
+        try:
+            return _read(directory, identity, check_digests=check_digests)
+        except UserError:
+            replacement = _identity(directory)
+            if replacement == identity:
+                raise
+            identity = replacement
+
+
+def _read(directory: Path, identity: tuple[int, int] | None, *, check_digests: bool) -> Bundle:
     manifest = read_manifest(directory)
     for record in manifest.files:
         _check_size(directory, record)
     if check_digests:
         for record in manifest.files:
             _check_digest(directory, record)
-    return Bundle(directory=directory, manifest=manifest)
+    bundle = Bundle(directory=directory, manifest=manifest, identity=identity)
+    bundle.require_current()
+    return bundle
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        status = directory.stat()
+    except OSError:  # reading says what is wrong
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _check_size(directory: Path, record: FileRecord) -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from edgellm_core.bundle.errors import (
     BundleExistsError,
+    DanglingOutputError,
     ForeignOutputError,
     InvalidManifestError,
+    MountPointError,
     NotABundleError,
     OutputNotWritableError,
 )
@@ -39,6 +41,8 @@ def check_output(out: Path, *, force: bool) -> None:
 
     Raises:
         ForeignOutputError: it holds something that is not a bundle.
+        DanglingOutputError: it is a link to nothing.
+        MountPointError: a file system is mounted there.
         BundleExistsError: it holds a bundle and ``force`` is false.
         OutputNotWritableError: its parent can't be written.
     """
@@ -108,6 +112,22 @@ def aside(out: Path) -> Path:
     return out.with_name(f".{out.name}.edgellm-old")
 
 
+def _is_empty(out: Path) -> bool:
+    """Return whether a directory is empty, and can be replaced by a rename.
+
+    Raises:
+        MountPointError: it can't.
+        OutputNotWritableError: the system does not say.
+    """
+    try:
+        empty = next(out.iterdir(), None) is None
+    except OSError as error:
+        raise OutputNotWritableError(out, error) from error
+    if empty and out.is_mount():
+        raise MountPointError(out)
+    return empty
+
+
 def _existing_parent(path: Path) -> Path:
     """Return the nearest parent that exists.
 
@@ -154,10 +174,12 @@ def _exchange(first: Path, second: Path) -> None:
 
 
 def _holds_bundle(out: Path) -> bool:
-    """Return whether ``out`` holds a bundle (of any schema) rather than nothing.
+    """Return whether ``out`` holds a bundle (of any schema) rather than nothing, or an empty folder.
 
     Raises:
         ForeignOutputError: it holds something else.
+        DanglingOutputError: it is a link to nothing.
+        MountPointError: it is an empty folder that can't be replaced.
         OutputNotWritableError: the system does not even say what is there.
     """
     try:
@@ -167,7 +189,11 @@ def _holds_bundle(out: Path) -> bool:
     except OSError as error:
         raise OutputNotWritableError(out, error) from error
     if not out.is_dir():
+        if out.is_symlink() and not os.path.lexists(os.path.realpath(out)):
+            raise DanglingOutputError(out, str(out.readlink()))
         raise ForeignOutputError(out, "it is not a directory")
+    if _is_empty(out):
+        return False
     try:
         fields = read_fields(out)
     except NotABundleError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellm_core.cli.options import held_out_options, quantization_options, scores_option, source_options
+from edgellm_core.cli.options import held_out_options, quantization_options, scores_option, source_options, wait_option
 from edgellm_core.cli.progress import listening
 from edgellm_core.cli.tables import print_table
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--max-memory", help="Budget of main memory, for example 8GiB.  [default: what is free]")
 @click.option("--no-cache", is_flag=True, help="Ignore cached traces and finished stages.")
 @click.option("--force", is_flag=True, help="Replace existing bundles.")
+@wait_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def compare(
     *,

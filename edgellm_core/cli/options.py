@@ -33,6 +33,7 @@ def model_options(command: Command) -> Command:
         click.option("--full-depth", is_flag=True, help="Trace every layer instead of stamping one of each kind."),
         click.option("--no-cache", is_flag=True, help="Ignore cached traces and finished stages."),
         click.option("--force", is_flag=True, help="Replace an existing bundle."),
+        wait_option,
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event."),
     ]
     return _with_options(command, options)
@@ -81,6 +82,16 @@ def scores_option(command: Command) -> Command:
         default="auto",
         show_default=True,
         help="auto, or fp32: compute attention in float32 in a graph of fp16 or bf16.",
+    )(command)
+
+
+def wait_option(command: Command) -> Command:
+    """Add the option that says what to do where another process writes the same output."""
+    return click.option(
+        "--wait/--no-wait",
+        default=True,
+        show_default=True,
+        help="Wait while another process writes the same output, or refuse.",
     )(command)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgellm_core.cli.options import quantization_options, source_options
+from edgellm_core.cli.options import quantization_options, source_options, wait_option
 from edgellm_core.cli.progress import listening
 
 
@@ -19,6 +19,7 @@ from edgellm_core.cli.progress import listening
 @source_options
 @click.option("--no-cache", is_flag=True, help="Start anew instead of going on after the last finished layer.")
 @click.option("--force", is_flag=True, help="Replace an existing quantized checkpoint.")
+@wait_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def quantize(source: str, out: Path, as_json: bool, no_cache: bool, **options: Any) -> None:
     """Write SOURCE with its linear layers quantized, as a Hugging Face checkpoint in ModelOpt's form."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellm_core.cli.options import wait_option
 from edgellm_core.cli.progress import listening
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
+@wait_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event, the last with the result.")
 def surgery(
     *,
@@ -39,6 +41,7 @@ def surgery(
     dims: tuple[str, ...],
     plugin_paths: tuple[Path, ...],
     force: bool,
+    wait: bool,
     as_json: bool,
 ) -> None:
     """Rewrite MODEL, an ONNX file of any exporter, in standard operators.
@@ -52,7 +55,9 @@ def surgery(
     from edgellm_core.pipeline.foreign.surgery import SurgerySettings, simplify_onnx
 
     sizes = dict(_parse_dim(text) for text in dims)
-    settings = SurgerySettings(target=target, check=check, dims=sizes, force=force, plugin_paths=plugin_paths)
+    settings = SurgerySettings(
+        target=target, check=check, dims=sizes, force=force, wait=wait, plugin_paths=plugin_paths
+    )
     with listening(as_json=as_json) as listener:
         result = simplify_onnx(model, out, settings, listener=listener)
     if as_json:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgellm_core.bundle import Bundle
     from edgellm_core.bundle.manifest import Record
     from edgellm_core.checkpoint.source import Checkpoint
-    from edgellm_core.events import Reporter
+    from edgellm_core.events import Listener, Reporter
     from edgellm_core.verification.gate import VerificationResult
 
 
@@ -45,17 +45,17 @@ def verify(
 
     A bundle that was exported without verification is marked as verified when it passes; nothing else is changed.
     """
-    from edgellm_core.bundle import load_bundle, write_manifest
+    from edgellm_core.bundle import load_bundle
     from edgellm_core.events import stage_events
     from edgellm_core.pipeline.settings import parse_bytes
 
     budget = None if max_memory is None else parse_bytes(max_memory)
     loaded = load_bundle(bundle)
     opened = functools.partial(_open_source, loaded, source, plugin_paths, trust_remote_code=trust_remote_code)
-    with listening(as_json=as_json) as listener, stage_events("verify", listener) as report:
-        result, records = _compare(loaded, opened, budget, plugin_paths, report)
-    if loaded.manifest.verification.status == "skipped":
-        write_manifest(loaded.directory, loaded.manifest.model_copy(update=records))
+    with listening(as_json=as_json) as listener:
+        with stage_events("verify", listener) as report, loaded.reading():
+            result, records = _compare(loaded, opened, budget, plugin_paths, report)
+        _mark_verified(loaded, records, listener)
     if as_json:
         checks = [asdict(row) for row in result.rows]
         click.echo(json.dumps({"verification": records["verification"].model_dump(), "checks": checks}))
@@ -64,6 +64,18 @@ def verify(
         click.echo(f"The graph equals the {'quantized ' if loaded.manifest.quantization else ''}checkpoint.")
         if loaded.manifest.quantization:
             click.echo("How close that is to the unquantized original is another question: quality in bundle.json.")
+
+
+def _mark_verified(bundle: Bundle, records: dict[str, Record], listener: Listener) -> None:
+    """Write the proof into the manifest of a bundle that had none, if it still is the one that was compared."""
+    from edgellm_core.bundle import read_manifest, write_manifest
+    from edgellm_core.bundle.locking import locked
+
+    if bundle.manifest.verification.status != "skipped":
+        return
+    with locked(bundle.directory, listener=listener):
+        bundle.require_current()
+        write_manifest(bundle.directory, read_manifest(bundle.directory).model_copy(update=records))
 
 
 def _compare(

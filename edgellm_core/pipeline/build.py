@@ -27,7 +27,6 @@ from edgellm_core.bundle import (
     publish,
     write_manifest,
 )
-from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.answers import answers_stage
@@ -51,7 +50,7 @@ from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.pipeline.sources import open_source
 from edgellm_core.pipeline.tokenizer import tokenizer_stage
 from edgellm_core.pipeline.twin import takes_one_token, twin_stage
-from edgellm_core.pipeline.workspace import StageRunner, Workspace, outcome_fields
+from edgellm_core.pipeline.workspace import StageRunner, Workspace, open_workspace, outcome_fields
 from edgellm_core.registry import ModelRegistry
 from edgellm_core.runtime.generation_settings import runtime_record
 from edgellm_core.targets import find_target, require_precision
@@ -132,23 +131,26 @@ def build(
     target = find_target(settings.target, host.targets(), attention_scores=settings.attention_scores)
     scheme = settings.precision if settings.quantizes else None
     require_precision(target, settings.compute_precision, scheme=scheme, kv_cache=settings.kv_cache)
-    job = Job(
-        source=source,
-        out=out,
-        settings=settings,
-        host=host,
-        target=target,
-        workspace=Workspace(out, use_cache=settings.use_cache),
-        runner=StageRunner(host=host, listener=listener, settings=_told(source, out, settings), outcomes=[]),
-    )
-    try:
-        _run(job)
-    except EdgellmError as error:
-        if not error.resumable:
-            job.workspace.remove()
-        raise
-    job.workspace.remove()
-    return load_bundle(out, check_digests=False)
+    with open_workspace(
+        out,
+        lambda: check_output(out, force=settings.force),
+        use_cache=settings.use_cache,
+        wait=settings.wait,
+        listener=listener,
+    ) as workspace:
+        runner = StageRunner(host=host, listener=listener, settings=_told(source, out, settings), outcomes=[])
+        _run(
+            Job(
+                source=source,
+                out=out,
+                settings=settings,
+                host=host,
+                target=target,
+                workspace=workspace,
+                runner=runner,
+            )
+        )
+        return load_bundle(out, check_digests=False)
 
 
 def _run(job: Job) -> None:

@@ -48,6 +48,7 @@ class QuantizationSettings:
         trust_remote_code: let the modeling code that a checkpoint brings itself run.
         use_cache: use cached traces and finished stages.
         force: replace an existing output.
+        wait: wait for another process that writes the same output, instead of refusing.
 
     Raises:
         UnknownNameError: a choice that does not exist.
@@ -73,6 +74,7 @@ class QuantizationSettings:
     trust_remote_code: bool = False
     use_cache: bool = True
     force: bool = False
+    wait: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what can't work, before anything is downloaded."""
@@ -108,7 +110,7 @@ class QuantizationSettings:
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that decide what a quantization writes; those of a build's other stages do not."""
-        idle = {"plugin_paths", "revision", "use_cache", "force"}
+        idle = {"plugin_paths", "revision", "use_cache", "force", "wait"}
         return {
             field.name: getattr(self, field.name) for field in fields(QuantizationSettings) if field.name not in idle
         }

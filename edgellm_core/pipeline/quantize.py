@@ -9,14 +9,14 @@ from edgellm_core.bundle.publishing import check_output, move_into_place
 from edgellm_core.calibration.errors import OutputExistsError
 from edgellm_core.checkpoint.location import Location
 from edgellm_core.checkpoint.source import open_directory
-from edgellm_core.errors import EdgellmError, InvalidSettingError
+from edgellm_core.errors import InvalidSettingError
 from edgellm_core.events import Listener, Reporter, ignore_events
 from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
 from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.sources import open_source
-from edgellm_core.pipeline.workspace import StageRunner, Workspace
+from edgellm_core.pipeline.workspace import StageRunner, open_workspace
 from edgellm_core.quantization.layout import QUANT_CONFIG
 from edgellm_core.registry import ModelRegistry
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.pipeline.quantization_settings import QuantizationSettings
+    from edgellm_core.pipeline.workspace import Workspace
 
 
 def quantize(
@@ -49,7 +50,6 @@ def quantize(
         raise InvalidSettingError("--precision", "must be a quantization scheme", settings.precision, remedy)
     _refuse_output(out, force=settings.force)
     host = PluginHost.load(settings.plugin_paths)
-    workspace = Workspace(out, use_cache=settings.use_cache)
     told = {"source": source, "out": str(out), "precision": settings.precision}
     runner = StageRunner(host=host, listener=listener, settings=told, outcomes=[])
 
@@ -64,16 +64,17 @@ def quantize(
         )
         return checkpoint, host.select(checkpoint.config, forced=settings.family, directory=checkpoint.directory)
 
-    checkpoint, selection = runner.run("checkpoint", opened)
-    try:
+    with open_workspace(
+        out,
+        lambda: _refuse_output(out, force=settings.force),
+        use_cache=settings.use_cache,
+        wait=settings.wait,
+        listener=listener,
+    ) as workspace:
+        checkpoint, selection = runner.run("checkpoint", opened)
         quantized = quantize_stage(checkpoint, selection, settings, host=host, workspace=workspace, runner=runner)
-    except EdgellmError as error:
-        if not error.resumable:
-            workspace.remove()
-        raise
-    runner.run("publish", lambda _report: move_into_place(quantized.directory, out, replace=out.exists()))
-    workspace.remove()
-    return open_directory(out, Location(kind="directory", id=str(out), path=out))
+        runner.run("publish", lambda _report: move_into_place(quantized.directory, out, replace=out.exists()))
+        return open_directory(out, Location(kind="directory", id=str(out), path=out))
 
 
 def quantize_stage(
@@ -149,10 +150,9 @@ def _calibrate(
 
 def _refuse_output(out: Path, *, force: bool) -> None:
     """Refuse an output that can't be written, or that ``publish`` would refuse."""
-    if out.exists():
-        ours = (out / QUANT_CONFIG).is_file() and (out / "config.json").is_file()
-        if not ours and not (out.is_dir() and not any(out.iterdir())):
-            raise OutputExistsError(out, ours=False)
-        if ours and not force:
-            raise OutputExistsError(out, ours=True)
-    check_output(out.parent / f".{out.name}.new", force=False)
+    ours = (out / QUANT_CONFIG).is_file() and (out / "config.json").is_file()
+    if ours and not force:
+        raise OutputExistsError(out, ours=True)
+    if not ours and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputExistsError(out, ours=False)
+    check_output(out.parent / f".{out.name}.new" if ours else out, force=False)

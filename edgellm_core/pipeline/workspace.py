@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edgellm_core.errors import UserError
+from edgellm_core.bundle.locking import locked
+from edgellm_core.errors import EdgellmError, UserError
 from edgellm_core.events import Listener, Reporter, peak_rss_mib, stage_events
 from edgellm_core.pipeline.fingerprint import COMPUTING_PACKAGES, code_digest, digest_of, installed_versions
 from edgellm_core.untrusted import read_json_object
 from edgellm_core.untrusted.limits import OWN_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from edgellm_core.host import PluginHost
@@ -44,17 +46,18 @@ class StageOutcome:
 class Workspace:
     """Finished stages of one build, on disk.
 
+    Whoever uses one holds the lock of its output: :func:`open_workspace`.
+
     Attributes:
-        directory: the work directory, beside the output.
+        directory: the work directory, beside the place that the output's name leads to.
         bundle: the folder in it that becomes the output.
     """
 
-    def __init__(self, out: Path, *, use_cache: bool) -> None:
-        self.directory = out.parent / f"{PREFIX}{out.name}"
+    def __init__(self, out: Path) -> None:
+        place = out.resolve()
+        self.directory = place.with_name(f"{PREFIX}{place.name}")
         self.bundle = self.directory / "bundle"
         self._record = self.directory / "stages.json"
-        if not use_cache:
-            self.remove()
 
     @property
     def llm(self) -> Path:
@@ -84,6 +87,40 @@ class Workspace:
             return read_json_object(self._record, OWN_FILE)
         except UserError:  # no record yet, or one that a crash cut short
             return {}
+
+
+@contextmanager
+def open_workspace(
+    out: Path, check: Callable[[], None], *, use_cache: bool, wait: bool, listener: Listener
+) -> Iterator[Workspace]:
+    """Hold the lock of an output and its work directory while the body runs.
+
+    Where the body ends without an error, or with one that makes finished stages worthless, the directory is removed.
+
+    Args:
+        out: the output.
+        check: raises an error where the output can't be written; asked before and after waiting for others.
+        use_cache: go on from what an earlier run left, instead of deleting it.
+        wait: wait for a process that writes the same output, instead of refusing.
+        listener: is told about that.
+
+    Raises:
+        OutputLockedError: another process writes the same output, and ``wait`` is false.
+        OutputNotWritableError: the lock can't be made.
+    """
+    check()
+    with locked(out, wait=wait, listener=listener):
+        check()  # whoever had the lock may have published
+        workspace = Workspace(out)
+        if not use_cache:
+            workspace.remove()
+        try:
+            yield workspace
+        except EdgellmError as error:
+            if not error.resumable:
+                workspace.remove()
+            raise
+        workspace.remove()
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgellm_core.bundle import check_output
+from edgellm_core.bundle.locking import locked
 from edgellm_core.checkpoint.source import open_checkpoint
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Listener, ignore_events, stage_events
@@ -79,9 +80,19 @@ def compare(source: str, out: Path, settings: CompareSettings, *, listener: List
         EdgellmError: nothing can be compared.
     """
     require_matplotlib()
+    _check_outputs(out, settings)
+    with locked(out, wait=settings.build_settings(settings.precisions[0]).wait, listener=listener):
+        _check_outputs(out, settings)  # whoever had the lock may have published
+        out.mkdir(parents=True, exist_ok=True)
+        return _compare(source, out, settings, listener)
+
+
+def _check_outputs(out: Path, settings: CompareSettings) -> None:
     for precision in settings.precisions:
         check_output(out / precision, force=settings.build_settings(precision).force)
-    out.mkdir(parents=True, exist_ok=True)
+
+
+def _compare(source: str, out: Path, settings: CompareSettings, listener: Listener) -> Comparison:
     with stage_events("original", listener) as report:
         original = _open(source, settings, report)
     bundles, results = _build_all(source, out, settings, listener)

@@ -65,11 +65,12 @@ class TextGenerator:
             EdgellmError: a file can't be used (see :mod:`edgellm_core.runtime.errors`).
         """
         open_session = _session_class(bundle)
-        self.tokenizer = BundleTokenizer(bundle.llm)
-        config = read_settings(bundle.llm / "config.json")
-        self.context_length = context_length(config)
-        self.runtime = bundle.manifest.runtime or _earlier_runtime(bundle, self.tokenizer)
-        self.session = open_session(bundle.model_path, threads=threads)
+        with bundle.reading():
+            self.tokenizer = BundleTokenizer(bundle.llm)
+            config = read_settings(bundle.llm / "config.json")
+            self.context_length = context_length(config)
+            self.runtime = bundle.manifest.runtime or _earlier_runtime(bundle, self.tokenizer)
+            self.session = open_session(bundle.model_path, threads=threads)
 
     @property
     def stop_ids(self) -> frozenset[int]:

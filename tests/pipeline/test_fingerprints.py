@@ -47,7 +47,7 @@ def run_stage(stage, host, workspace):
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_stage_runs_again_when_a_plugin_with_any_hook_changes(hook, tmp_path):
     pack = write_pack(tmp_path / "pack", hook)
-    workspace = Workspace(tmp_path / "out", use_cache=True)
+    workspace = Workspace(tmp_path / "out")
     workspace.directory.mkdir()
     plain, packed = PluginHost.load(environ={"EDGELLM_PLUGINS": "llama"}), PluginHost.load([pack], environ=ALONE)
     for stage in STAGES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgellm_core.bundle.locking import locked
 from edgellm_core.errors import one_line
 from edgellm_core.events import Listener, ignore_events, stage_events
 from edgellm_core.pipeline.foreign.errors import InvalidResultError, NoSurgeryForTargetError
@@ -60,6 +61,7 @@ class SurgerySettings:
         check: ``on`` compares both files on random inputs in ONNX Runtime.
         dims: sizes of symbolic dimensions in the comparison; the others are chosen.
         force: replace an existing file.
+        wait: wait for another process that writes the same file, instead of refusing.
         plugin_paths: folders with further plugins, which may bring targets.
     """
 
@@ -67,6 +69,7 @@ class SurgerySettings:
     check: Check = "on"
     dims: Mapping[str, int] = field(default_factory=dict)
     force: bool = False
+    wait: bool = True
     plugin_paths: Sequence[Path] = ()
 
 
@@ -97,9 +100,11 @@ def simplify_onnx(
         model, form, tables, result = _operate(foreign, target)
     comparing = settings.check == "on"
     with (
+        locked(out, wait=settings.wait, listener=listener),
         stage_events("check" if comparing else "write", listener) as report,
         staged(model, foreign, out, tables, force=settings.force) as work,
     ):
+        refuse_output(path, out, force=settings.force)
         _refuse_invalid(work.model)
         applied = [row.rule for row in result["rules"] if row.applied]
         comparison = Comparison(foreign, work, form, settings.dims, applied, report)
