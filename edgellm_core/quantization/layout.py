@@ -12,6 +12,7 @@ from edgellm_core.quantization.errors import (
     UnsupportedQuantizationError,
 )
 from edgellm_core.quantization.formats import ALGORITHMS, LinearFormat
+from edgellm_core.quantization.known_settings import MODELOPT, require_known_settings
 from edgellm_core.quantization.modelopt_claims import (
     cache_algorithm,
     require_one_description,
@@ -90,6 +91,8 @@ def read_layout(directory: Path, config: Mapping[str, Any], tensors: TensorIndex
     quantization = beside or {**own, "kv_cache_quant_algo": cache_algorithm(own)}
     if "quant_algo" not in quantization:
         raise UnsupportedQuantizationError(directory, str(quantization.get("quant_method", "unknown")))
+    for section in (beside, own):
+        require_known_settings(directory, "ModelOpt", section, MODELOPT)
     producer = _section(directory, described, "producer") or _section(directory, quantization, "producer")
     kv_cache = _kv_cache(directory, quantization)
     modules = [name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")]
@@ -134,6 +137,7 @@ def _format(directory: Path, module: str, quantization: Mapping[str, Any], tenso
         entry = _section(directory, quantization, "quantized_layers").get(module)
         if not isinstance(entry, dict):
             raise MalformedQuantizationError(directory, f"quantized_layers has no entry for {module!r}")
+        require_known_settings(directory, f"ModelOpt, for {module!r},", entry, MODELOPT)
         described = entry
     algorithm = str(described.get("quant_algo"))
     if algorithm not in ALGORITHMS:

@@ -87,6 +87,9 @@ def require_tensors_that_fit(
         plain = name.endswith(".weight") and name.removesuffix(".weight") not in known
         if plain and entry.element_type in NARROW and len(entry.shape) > 1:
             _contradict(directory, f"{name!r} is of type {entry.element_type}, and has no weight_scale")
+    factors = any(name.endswith(".pre_quant_scale") for name in tensors)
+    if quantization.get("pre_quant_scale") and not factors:
+        _contradict(directory, "pre_quant_scale is true, and no layer has one")
     cache = quantization.get("kv_cache_quant_algo")
     if cache is not None and not any(name.endswith(CACHE_ENDINGS) for name in tensors):
         _contradict(directory, f"kv_cache_quant_algo is {cache!r}, and no layer has k_scale and v_scale")

@@ -111,6 +111,7 @@ class ChatTemplateError(UserError):
 
     def __init__(self, reason: str) -> None:
         """Build ``The chat template failed: <reason>.``."""
+        self.reason = reason
         super().__init__(f"The chat template failed: {reason}. Change the messages, or leave --chat out.")
 
 

@@ -50,6 +50,19 @@ def tell_turn_end(tokenizer: BundleTokenizer, stops: Collection[int], report: Re
         )
 
 
+def tell_failing_template(tokenizer: BundleTokenizer, report: Reporter) -> None:
+    """Say where a chat template can't render one turn of a user; transformers was found to refuse it too."""
+    try:
+        tokenizer.render_chat([{"role": "user", "content": "Hello"}])
+    except NoChatTemplateError:
+        return
+    except ChatTemplateError as error:
+        report.note(
+            f"One user's turn can't be rendered, here or by transformers: {error.reason.rstrip('.')}. edgellm run "
+            "--chat refuses it."
+        )
+
+
 def turn_end(tokenizer: BundleTokenizer) -> int | None:
     """Return the added token that a chat template writes after an answer; None where it writes none."""
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": ANSWER}]

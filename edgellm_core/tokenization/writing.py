@@ -15,7 +15,7 @@ from edgellm_core.runtime.tokenizer import BundleTokenizer, read_settings
 from edgellm_core.tokenization.comparison import PARTS, Compared, compare, knows_text
 from edgellm_core.tokenization.errors import EmptyTokenizerError, NoTokenizerFileError, TokenizerDiffersError
 from edgellm_core.tokenization.reference import load_reference, quiet
-from edgellm_core.tokenization.vocabulary import beyond_embedding, tell_turn_end
+from edgellm_core.tokenization.vocabulary import beyond_embedding, tell_failing_template, tell_turn_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,7 @@ def write_tokenizer(
     check = _compared if compared else _completed
     record = check(checkpoint, template, folder, report)
     tokenizer = BundleTokenizer(folder)
+    tell_failing_template(tokenizer, report)
     tell_turn_end(tokenizer, stop_tokens(read_generation_config(checkpoint.directory)), report)
     return record.model_copy(update={"beyond_embedding": beyond_embedding(tokenizer, checkpoint, report)})
 

@@ -42,8 +42,16 @@ Most that begin with an underscore are written by loaders (transformers, ``PreTr
 with one, like ``_sliding_window_pattern``, do change it.
 """
 
-HANDLED_ELSEWHERE: Final = frozenset({"model_type", "quantization_config"})
-"""Keys that choose the config class, or say how weights are stored: not for the config that is traced."""
+HANDLED_ELSEWHERE: Final = frozenset(
+    {
+        "model_type", "quantization_config",
+        "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
+        "_experts_implementation", "_experts_implementation_internal", "attn_implementation", "experts_implementation",
+        "output_attentions", "output_hidden_states", "return_dict", "torchscript", "use_cache",
+    }
+)  # fmt: skip
+"""Keys that are not for the config that is traced: they choose its class or kernels that some machine has, say how
+weights are stored, or what a forward returns beside the logits and in which container."""
 
 GENERATION_KEYS: Final = frozenset(
     {

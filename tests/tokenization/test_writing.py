@@ -283,6 +283,14 @@ def test_a_turn_that_no_stop_token_ends_is_said(source, written):
     assert any("Add 4 to eos_token_id of generation_config.json" in text for text in said)
 
 
+@pytest.mark.parametrize("template", ["{% for message in messages %}", "{{ raise_exception('Only tools.') }}"])
+def test_a_template_that_renders_no_turn_is_said(source, written, template):
+    directory = source("byte_level_bpe")
+    (directory / "chat_template.jinja").write_text(template)
+    _, _, said = written(directory)
+    assert any("One user's turn can't be rendered, here or by transformers: " in text for text in said)
+
+
 def test_the_remedies_work(source, written):
     directory = source("byte_level_bpe")
     (directory / "generation_config.json").write_text('{"eos_token_id": [2, 4]}')

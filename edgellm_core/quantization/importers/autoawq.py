@@ -12,6 +12,7 @@ import numpy as np
 
 from edgellm_core.quantization.importers.four_bits import ALGORITHM, MIDDLE, FourBitLayer, unpack_columns
 from edgellm_core.quantization.importers.source import FLOATS, ForeignCheckpoint, Imported
+from edgellm_core.quantization.known_settings import AWQ, require_known_settings
 from edgellm_core.quantization.module_lists import by_boundary, require_unlisted
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def import_autoawq(source: ForeignCheckpoint) -> Imported:
         ContradictoryQuantizationError: the settings and the tensors exclude each other.
         QuantizedTensorMismatchError: a tensor is missing or malformed.
     """
+    require_known_settings(source.directory, "AutoAWQ", source.settings, AWQ)
     settings = {**source.settings, **{key: _setting(source, names) for key, names in SYNONYMS.items()}}
     version, bits = settings["version"] or "gemm", 4 if settings["bits"] is None else settings["bits"]
     if str(version).lower() != "gemm":

@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.quantization.known_settings import (
+    COMPRESSED_GROUP,
+    COMPRESSED_PART,
+    COMPRESSED_TENSORS,
+    require_known_settings,
+)
 from edgellm_core.quantization.module_lists import by_name, require_unlisted
 
 if TYPE_CHECKING:
@@ -30,12 +36,16 @@ def require_known(source: ForeignCheckpoint) -> None:
         UnsupportedQuantizationError: naming them.
         ContradictoryQuantizationError: they are no settings.
     """
-    settings = source.settings
+    settings, tool = source.settings, "compressed-tensors"
+    require_known_settings(source.directory, tool, settings, COMPRESSED_TENSORS)
     for section in UNKNOWN_SECTIONS:
         found = settings.get(section)
         if found and not (isinstance(found, dict) and found.get("format") == "dense"):
             source.refuse(f"compressed-tensors with {section}")
     for group in groups(source).values():
+        require_known_settings(source.directory, tool, group, COMPRESSED_GROUP)
+        for part in ("weights", "input_activations"):
+            require_known_settings(source.directory, tool, group.get(part) or {}, COMPRESSED_PART)
         _require_known(source, group, group.get("format") or settings.get("format"))
 
 

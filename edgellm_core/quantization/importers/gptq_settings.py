@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.quantization.known_settings import GPTQ, require_known_settings
 from edgellm_core.quantization.module_lists import by_boundary, require_unlisted
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def require_known(source: ForeignCheckpoint) -> None:
     Raises:
         UnsupportedQuantizationError: naming it.
     """
+    require_known_settings(source.directory, "GPTQ", source.settings, GPTQ)
     for key in CHANGES_THE_MATH:
         if source.settings.get(key):
             source.refuse(f"GPTQ with {key}")
@@ -109,6 +111,7 @@ def settings_of(source: ForeignCheckpoint, module: str) -> Mapping[str, Any]:
             continue
         if pattern.startswith("-:"):
             source.contradict(f"dynamic {pattern!r} leaves {module!r} unquantized, and it holds packed weights")
+        require_known_settings(source.directory, f"GPTQ, in dynamic {pattern!r},", overrides or {}, GPTQ)
         settings = {**source.settings, **(overrides or {})}
         _require_four_bits(source, settings, f"GPTQ, for {module!r} by dynamic {pattern!r},")
         return settings

@@ -200,6 +200,28 @@ def loader_keys(folder: Path) -> Made:
     return Made(source)
 
 
+def beside_the_plain(folder: Path, **keys: Any) -> Made:
+    """Write a small Llama with further keys in config.json; the original is loaded without them."""
+    source = llama(folder)
+    original = shutil.copytree(source, folder / "original")
+    edit_json(source / "config.json", **keys)
+    return Made(source, original)
+
+
+@case(outcome="right")
+def kernels_of_another_machine(folder: Path) -> Made:
+    """Attention by a package that is not installed, which some loaders write down."""
+    keys = {"_attn_implementation": "flash_attention_2", "attn_implementation": "flex_attention"}
+    return beside_the_plain(folder, **keys)
+
+
+@case(outcome="right")
+def other_returns_of_a_forward(folder: Path) -> Made:
+    """What a forward returns beside the logits and in which container; transformers 5 stops at a plain tuple."""
+    keys = {"output_attentions": True, "output_hidden_states": True, "use_cache": False, "torchscript": True}
+    return beside_the_plain(folder, return_dict=False, **keys)
+
+
 @case(outcome="refused", message="'_window_pattern'")
 def unknown_key_with_underscore(folder: Path) -> Made:
     """A key of config.json that looks like a loader's and that nothing reads."""

@@ -328,3 +328,40 @@ def modelopt_layer_without_scale(folder: Path) -> Made:
 def modelopt_cache_without_scales(folder: Path) -> Made:
     """An FP8 cache without a scale."""
     return modelopt(folder, kv_cache_quant_algo="FP8")
+
+
+@case(outcome="refused", message="GPTQ with 'hadamard': True, a setting that is not known")
+def gptq_unknown_setting(folder: Path) -> Made:
+    """A setting that no tool is known to write."""
+    return packed(folder, GPTQ | {"hadamard": True}, gptq)
+
+
+@case(outcome="right")
+def gptq_of_auto_round(folder: Path) -> Made:
+    """AutoRound labels its checkpoints gptq, and says how it searched."""
+    settings = {"autoround_version": "0.8.0", "iters": 200, "nsamples": 128, "enable_quanted_input": False}
+    return packed(folder, GPTQ | settings, gptq)
+
+
+@case(outcome="refused", message="AutoAWQ with 'rotate': 'hadamard', a setting that is not known")
+def awq_unknown_setting(folder: Path) -> Made:
+    """The same of AWQ."""
+    return packed(folder, AWQ | {"rotate": "hadamard"}, awq)
+
+
+@case(outcome="refused", message="compressed-tensors with 'smoothing': 0.5, a setting that is not known")
+def compressed_unknown_setting(folder: Path) -> Made:
+    """A setting of the weights that compressed-tensors itself would refuse."""
+    return packed(folder, compressed_settings("pack-quantized", FOUR_BITS | {"smoothing": 0.5}), compressed)
+
+
+@case(outcome="refused", message="ModelOpt with 'has_zero_point': True, a setting that is not known")
+def modelopt_unknown_setting(folder: Path) -> Made:
+    """Zero points that no tensor shows."""
+    return modelopt(folder, has_zero_point=True)
+
+
+@case(outcome="refused", message="pre_quant_scale is true, and no layer has one")
+def modelopt_factors_in_name_only(folder: Path) -> Made:
+    """Factors of the inputs that are not there."""
+    return modelopt(folder, pre_quant_scale=True)
