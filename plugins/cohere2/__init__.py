@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.cohere2.family import Cohere2Family
+
+from .family import Cohere2Family
 
 
 @hookimpl

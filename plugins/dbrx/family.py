@@ -21,7 +21,7 @@ class DbrxFamily(ModelFamily):
 
     def module_forwards(self) -> Mapping[str, ModuleForward]:
         """Run all experts on all tokens: the loop of transformers asks which experts were chosen."""
-        from edgellm_plugins.dbrx.experts import all_experts
+        from .experts import all_experts
 
         return {"DbrxExperts": all_experts}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.exaone4.family import Exaone4Family
+
+from .family import Exaone4Family
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.gemma2.family import Gemma2Family
+
+from .family import Gemma2Family
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.gemma3_text.family import Gemma3TextFamily
+
+from .family import Gemma3TextFamily
 
 
 @hookimpl

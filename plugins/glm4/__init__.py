@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.glm4.family import Glm4Family
+
+from .family import Glm4Family
 
 
 @hookimpl

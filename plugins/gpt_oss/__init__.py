@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.gpt_oss.family import GptOssFamily
+
+from .family import GptOssFamily
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.granite.family import GraniteFamily
+
+from .family import GraniteFamily
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.hunyuan_v1_dense.family import HunYuanDenseV1Family
+
+from .family import HunYuanDenseV1Family
 
 
 @hookimpl

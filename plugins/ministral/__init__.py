@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.ministral.family import MinistralFamily
+
+from .family import MinistralFamily
 
 
 @hookimpl

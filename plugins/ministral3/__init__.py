@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.ministral3.family import Ministral3Family
+
+from .family import Ministral3Family
 
 
 @hookimpl

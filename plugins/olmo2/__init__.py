@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.olmo2.family import Olmo2Family
+
+from .family import Olmo2Family
 
 
 @hookimpl

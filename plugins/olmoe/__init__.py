@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.olmoe.family import OlmoeFamily
+
+from .family import OlmoeFamily
 
 
 @hookimpl

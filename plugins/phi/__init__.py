@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.phi.family import PhiFamily
+
+from .family import PhiFamily
 
 
 @hookimpl

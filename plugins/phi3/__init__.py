@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.phi3.family import Phi3Family
+
+from .family import Phi3Family
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.qwen2.family import Qwen2Family
+
+from .family import Qwen2Family
 
 
 @hookimpl

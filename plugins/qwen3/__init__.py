@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.qwen3.family import Qwen3Family
+
+from .family import Qwen3Family
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.smollm3.family import SmolLM3Family
+
+from .family import SmolLM3Family
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.stablelm.family import StableLmFamily
+
+from .family import StableLmFamily
 
 
 @hookimpl

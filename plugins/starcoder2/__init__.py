@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgellm_core.hookspecs import hookimpl
-from edgellm_plugins.starcoder2.family import Starcoder2Family
+
+from .family import Starcoder2Family
 
 
 @hookimpl
