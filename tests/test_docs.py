@@ -192,21 +192,44 @@ def test_the_architecture_page_has_the_layers_in_order():
     assert named == re.findall(r"edgellm_core\.(\w+)", layers)
 
 
-def test_the_family_of_the_how_to_works_as_written(tmp_path):
+@pytest.fixture(scope="module")
+def how_to(tmp_path_factory):
+    """The page about families, and a folder with the plugin that it shows."""
     page = (ROOT / "docs/how-to/add-a-family.md").read_text()
-    for name, source in re.findall(
-        r"^`(mistral/\w+\.py)`[^\n]*:\n\n```python\n(.*?)```$", page, re.MULTILINE | re.DOTALL
-    ):
-        path = tmp_path / "my-plugins" / name
+    folder = tmp_path_factory.mktemp("how-to")
+    shown = re.findall(r"^`(olmo/[\w.]+)`[^\n]*:\n\n```\w+\n(.*?)```$", page, re.MULTILINE | re.DOTALL)
+    for name, source in shown:
+        path = folder / "my-plugins" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
-    script = next(block for block in python_blocks(page) if "write_tiny_checkpoint" in block)
+    assert [name for name, _ in shown] == ["olmo/__init__.py", "olmo/family.py", "olmo/README.md", "olmo/matrix.yaml"]
+    return page, folder
+
+
+def run_in(folder, *arguments):
     others = {name: value for name, value in os.environ.items() if not name.startswith("EDGELLM_")}
-    environment = {**others, "EDGELLM_CACHE": str(tmp_path / "cache")}
+    environment = {**others, "EDGELLM_CACHE": str(folder / "cache")}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    plugin, error = done.stdout.split()
-    assert plugin == "mistral"
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_family_of_the_how_to_works_as_written(how_to):
+    page, folder = how_to
+    script = next(block for block in python_blocks(page) if "write_tiny_checkpoint" in block)
+    plugin, error = run_in(folder, "-c", script).split()
+    assert plugin == "olmo"
     assert float(error) <= 1e-4
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_the_family_of_the_how_to_passes_lint(how_to, command):
+    run_in(how_to[1], "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), "my-plugins/olmo")
+
+
+def test_the_family_of_the_how_to_passes_its_kit(how_to):
+    page, folder = how_to
+    command = re.search(r"edgellm (plugins test olmo --plugin-path \S+)\n", page)[1]
+    run_in(folder, "-c", "from edgellm_core.cli import console_script; console_script()", *command.split())

@@ -40,3 +40,51 @@ class PackNotWrittenError(UserError):
     def __init__(self, directory: Path, error: OSError) -> None:
         """Build ``Can't write the pack 'x': …``."""
         super().__init__(f"Can't write the pack '{directory}': {error.strerror or error}. Choose another --directory.")
+
+
+class FamilyNameError(UserError):
+    """A family of this repository can't have this name."""
+
+    def __init__(self, name: str, problem: str, remedy: str) -> None:
+        """Build ``The name of a family must …; got 'x'. <remedy>``."""
+        super().__init__(f"The name of a family {problem}; got {name!r}. {remedy}")
+
+
+class FamilyNotWrittenError(UserError):
+    """The folder of a new family can't be written."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        """Build ``Can't write the family 'x': …``."""
+        super().__init__(
+            f"Can't write the family {str(folder)!r}: {error.strerror or error}. Make plugins and pyproject.toml "
+            "writable; nothing was changed."
+        )
+
+
+class NoRepositoryError(UserError):
+    """A family's folder goes into a clone of edgellm, and there is none here."""
+
+    def __init__(self, start: Path) -> None:
+        """Name the folder that was searched upwards from."""
+        super().__init__(
+            f"--in-tree needs a clone of edgellm, with plugins and pyproject.toml; {str(start)!r} lies in none. Run it "
+            "in one, or write a pack without --in-tree."
+        )
+
+
+class ConfigWithoutFamilyError(UserError):
+    """A config.json does not say what a family is."""
+
+    def __init__(self, file: Path, problem: str, remedy: str) -> None:
+        """Build ``'x' <problem>. <remedy>``."""
+        super().__init__(f"{str(file)!r} {problem}. {remedy}")
+
+
+class ClaimedFamilyError(UserError):
+    """A family claims already what a config.json says."""
+
+    def __init__(self, file: Path, family: str, reason: str) -> None:
+        """Name the file, the family and why it was selected."""
+        super().__init__(
+            f"{str(file)!r} belongs to family {family!r} already: {reason}. Build it as it is, or change that family."
+        )

@@ -70,6 +70,7 @@ class UnreadConfigKeysError(UserError):
 
     def __init__(self, keys: Sequence[str], family: str) -> None:
         """Name the keys."""
+        self.keys = tuple(keys)
         shown = ", ".join(repr(key) for key in keys[:8])
         super().__init__(
             f"config.json has keys that nothing reads for family {family!r}: {shown}. They may change the math; "

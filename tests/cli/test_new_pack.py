@@ -11,7 +11,16 @@ from click.testing import CliRunner
 
 from edgellm_core.cli import edgellm
 from edgellm_core.cli.errors import PackExistsError, PackNameError, PackNotWrittenError
-from edgellm_core.cli.new_pack import FILES, TEMPLATES, pack_names, render_pack, write_pack
+from edgellm_core.cli.new_pack import (
+    FAMILY_FILES,
+    FILES,
+    TEMPLATES,
+    pack_names,
+    pack_variables,
+    plain_facts,
+    render,
+    write_pack,
+)
 
 PATHS = [
     ".github/workflows/test.yml",
@@ -27,6 +36,13 @@ PATHS = [
     "tests/test_conformance.py",
     "tests/test_pack.py",
 ]
+
+
+NAMES = pack_names("acme", ())
+
+
+def rendered(names):
+    return render(FILES, pack_variables(names, plain_facts(names)))
 
 
 @pytest.fixture
@@ -47,12 +63,12 @@ def test_the_pack_has_exactly_these_files(invoke, tmp_path):
 
 
 def test_every_template_is_used():
-    assert sorted(path.name for path in TEMPLATES.iterdir()) == sorted(FILES.values())
+    assert {path.name for path in TEMPLATES.iterdir()} == {*FILES.values(), *FAMILY_FILES.values()}
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_file_is_whole_and_valid(path):
-    text = render_pack(pack_names("acme", ()))[path]
+    text = rendered(pack_names("acme", ()))[path]
     assert text.endswith("\n")
     assert "$" not in text.replace("${{ matrix.python }}", "")
     if path.endswith(".py"):
@@ -73,7 +89,7 @@ def test_a_file_is_whole_and_valid(path):
 def test_one_word_gives_all_names(name, distribution, package, family, cls):
     names = pack_names(name, ())
     assert (names.distribution, names.package, names.family, names.cls) == (distribution, package, family, cls)
-    for path, text in render_pack(names).items():
+    for path, text in rendered(names).items():
         if path.endswith(".py"):
             ast.parse(text)
 
@@ -101,7 +117,7 @@ def test_a_name_that_means_another_model_is_refused(invoke, name, problem):
 def test_what_exists_is_left_alone(invoke, tmp_path, make):
     make(tmp_path / "mine")
     with pytest.raises(PackExistsError, match="replaces nothing"):
-        write_pack(pack_names("acme", ()), tmp_path / "mine")
+        write_pack(NAMES, tmp_path / "mine", plain_facts(NAMES))
     assert isinstance(invoke("acme", "--directory", tmp_path / "mine").exception, PackExistsError)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -109,5 +125,5 @@ def test_what_exists_is_left_alone(invoke, tmp_path, make):
 def test_a_folder_that_is_no_folder_is_an_error_and_nothing_is_left(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PackNotWrittenError, match="Can't write the pack"):
-        write_pack(pack_names("acme", ()), tmp_path / "file" / "pack")
+        write_pack(NAMES, tmp_path / "file" / "pack", plain_facts(NAMES))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

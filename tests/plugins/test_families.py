@@ -135,10 +135,10 @@ def test_the_readme_names_the_claims(name):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_matrix_has_tiers_of_known_models(name):
     matrix = yaml.safe_load((PLUGINS / name / "matrix.yaml").read_text())
-    assert set(matrix) == {"l0", "l1"}
+    assert {"l0"} <= set(matrix) <= {"l0", "l1"}
     assert all(entry.startswith("tiny-") for entry in matrix["l0"])
     own = [model for model in REGISTRY.names() if REGISTRY.get(model).family == name]
-    entries = [item if isinstance(item, str) else item["entry"] for item in matrix["l1"]]
+    entries = [item if isinstance(item, str) else item["entry"] for item in matrix.get("l1", ())]
     assert all(entry.startswith(tuple(f"{model}-" for model in own)) for entry in entries)
 
 
@@ -153,9 +153,9 @@ def test_the_tiny_config_is_claimed_and_read_whole(name):
     for key, value in config.items():
         found = read[key] if key in read else getattr(loaded, key)
         assert value.items() <= found.items() if isinstance(value, dict) else found == value, key
-    assert "rope_parameters" in config
+    assert "rope_parameters" in config or not hasattr(loaded, "rope_parameters")
     assert 2 <= loaded.num_hidden_layers <= 4
-    assert loaded.num_attention_heads > loaded.num_key_value_heads > 1
+    assert loaded.num_attention_heads >= loaded.num_key_value_heads > 1
 
 
 FULL = {"layer_types": ["full_attention"] * 4}
