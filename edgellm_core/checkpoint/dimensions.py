@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -67,6 +70,21 @@ def read_dimensions(config: Mapping[str, Any], shapes: Iterable[tuple[int, ...]]
     if not isinstance(tied, bool):
         tied = _shares_embedding(values["vocab_size"], hidden, shapes)
     return Dimensions(**values, tied_embeddings=tied)
+
+
+def stated_context_length(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens of a model's context as config.json states it; None where it does not."""
+    return _integer(config, ALIASES["context_length"])
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Return the tokens of the context of a model's language part; None where its config names none.
+
+    Args:
+        config: transformers config, whose class may have a default.
+    """
+    text = config.get_text_config()
+    return _integer({key: getattr(text, key, None) for key in ALIASES["context_length"]}, ALIASES["context_length"])
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> Any:

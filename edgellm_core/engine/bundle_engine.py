@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgellm_core.checkpoint.dimensions import stated_context_length
 from edgellm_core.engine.builder import EngineRecord, build_engine
 from edgellm_core.engine.errors import OtherEngineBuilderError
 from edgellm_core.engine.profiles import limits_for_context
 from edgellm_core.events import peak_rss_mib
-from edgellm_core.runtime.text import context_length
 from edgellm_core.runtime.tokenizer import read_settings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def bundle_limits(
         InvalidSettingError: as :func:`limits_for_context`.
     """
     return limits_for_context(
-        context_length(read_settings(bundle.llm / "config.json")),
+        stated_context_length(read_settings(bundle.llm / "config.json")),
         max_batch_size=max_batch_size,
         max_input_len=max_input_len,
         max_seq_len=max_seq_len,

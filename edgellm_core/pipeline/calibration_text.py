@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm_core.calibration.data import calibration_set
-from edgellm_core.checkpoint.dimensions import read_dimensions
+from edgellm_core.checkpoint.dimensions import read_dimensions, stated_context_length
 from edgellm_core.runtime.generate import require_known
-from edgellm_core.runtime.text import context_length
 from edgellm_core.runtime.tokenizer import BundleTokenizer
 from edgellm_core.tokenization.writing import write_tokenizer
 
@@ -46,7 +45,7 @@ def calibration_text(
         UserError: the text or the tokenizer can't be read; one class per cause.
     """
     data = settings.calibration_data()
-    context = context_length(checkpoint.config)
+    context = stated_context_length(checkpoint.config)
     if context is not None and context < data.length:
         report.note(f"Samples have {context} tokens in place of {data.length}: the model's context is no longer.")
         data = replace(data, length=context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.checkpoint.dimensions import stated_context_length
 from edgellm_core.pipeline.fingerprint import digest_of
 from edgellm_core.pipeline.gpu_needs import needed_compute_capabilities
 
@@ -57,7 +58,7 @@ def plan_engine(
     if settings.engine not in ("auto", "none", *form.backends):
         raise OtherEngineBuilderError(job.target.name, settings.engine, form.backends)
     limits = limits_for_context(
-        checkpoint.config.get("max_position_embeddings"),
+        stated_context_length(checkpoint.config),
         max_batch_size=settings.max_batch_size,
         max_input_len=settings.max_input_len,
         max_seq_len=settings.max_seq_len,

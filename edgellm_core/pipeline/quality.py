@@ -101,12 +101,11 @@ def held_out_text(settings: BuildSettings, original: Checkpoint, llm: Path) -> C
         llm: folder with the tokenizer.
     """
     from edgellm_core.calibration.data import held_out_set
-    from edgellm_core.checkpoint.dimensions import read_dimensions
+    from edgellm_core.checkpoint.dimensions import read_dimensions, stated_context_length
     from edgellm_core.runtime.generate import require_known
-    from edgellm_core.runtime.text import context_length
     from edgellm_core.runtime.tokenizer import BundleTokenizer
 
-    context = context_length(original.config) or settings.quality_length
+    context = stated_context_length(original.config) or settings.quality_length
     length = min(settings.quality_length, context)
     text = held_out_set(BundleTokenizer(llm), samples=settings.quality_samples, length=length)
     require_known(text.ids.flat, read_dimensions(original.config).vocab_size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgellm_core.bundle.manifest import RuntimeRecord
+from edgellm_core.checkpoint.dimensions import stated_context_length
 from edgellm_core.errors import InvalidSettingError
 from edgellm_core.runtime.errors import OtherTargetError, PromptTooLongError
 from edgellm_core.runtime.generate import Timings, answer
@@ -15,13 +16,10 @@ from edgellm_core.runtime.tokenizer import BundleTokenizer, read_settings
 from edgellm_core.targets import BUILT_IN, find_target, load_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from edgellm_core.bundle import Bundle
     from edgellm_core.runtime.session import DecoderSession
-
-CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-"""Keys of config.json that hold the length of the context, by family."""
 
 DEFAULT_NEW_TOKENS: Final = 256
 
@@ -68,7 +66,7 @@ class TextGenerator:
         with bundle.reading():
             self.tokenizer = BundleTokenizer(bundle.llm)
             config = read_settings(bundle.llm / "config.json")
-            self.context_length = context_length(config)
+            self.context_length = stated_context_length(config)
             self.runtime = bundle.manifest.runtime or _earlier_runtime(bundle, self.tokenizer)
             self.session = open_session(bundle.model_path, threads=threads)
 
@@ -168,16 +166,6 @@ def generate_text(bundle: Bundle, prompt: str, **settings: Any) -> GenerationRes
         settings: as :meth:`TextGenerator.generate`.
     """
     return TextGenerator(bundle).generate(prompt, **settings)
-
-
-def context_length(config: Mapping[str, Any]) -> int | None:
-    """Return how many tokens the model was made for, from config.json; None where it does not say."""
-    text_config = config.get("text_config")
-    for source in (config, text_config if isinstance(text_config, dict) else {}):
-        for key in CONTEXT_KEYS:
-            if isinstance(source.get(key), int) and source[key] > 0:
-                return int(source[key])
-    return None
 
 
 def _earlier_runtime(bundle: Bundle, tokenizer: BundleTokenizer) -> RuntimeRecord:

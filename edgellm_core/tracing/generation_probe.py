@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from transformers import DynamicCache
 
+from edgellm_core.checkpoint.dimensions import context_length
 from edgellm_core.tracing.errors import UntraceableModelError
 from edgellm_core.tracing.probe import cache_argument
 from edgellm_core.tracing.template import Reread
@@ -53,8 +54,8 @@ def find_reread(model: PreTrainedModel) -> Reread | None:
         UntraceableModelError: it reads everything again at every token after some length.
     """
     longest = min(LONGEST, max((2, *_integers(model.config.to_dict()))) + 2)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(context, int) and context > 2:
+    context = context_length(model.config)
+    if context is not None and context > 2:
         longest = min(longest, context)
     if not _drops(model, longest, past=1) or _drops(model, 2, past=1):
         return None  # a model that never uses a cache computes the same without one

@@ -20,7 +20,7 @@ class StateTensor:
         part: ``key``, ``value``, ``indexer``, ``conv``, ``recurrent``, or the last two with ``_1``, ``_2`` … where a
             layer has several.
         sizes: dimensions after the batch; 0 where it grows.
-        dtype: element type; None for that of the model.
+        dtype: element type; None for that of the model. Some models cache in float32 whatever theirs is.
     """
 
     layer: int
@@ -58,6 +58,7 @@ class LayerState:
         key: ``(kv_heads, head_dim)`` of the keys; None without attention.
         value: ``(kv_heads, head_dim)`` of the values; None without attention.
         indexer: size of the keys of a sparse attention's indexer; None without one.
+        types: element type of ``key``, ``value`` and ``indexer``, where a forward showed them.
         sliding: the model asks this layer for the mask of its windowed layers.
         conv: sizes without the batch and element type of each convolution state, by the model's number for it.
         recurrent: likewise of each recurrent state.
@@ -67,6 +68,7 @@ class LayerState:
     key: tuple[int, int] | None = None
     value: tuple[int, int] | None = None
     indexer: int | None = None
+    types: Mapping[str, torch.dtype] = field(default_factory=dict)
     sliding: bool = False
     conv: Mapping[int, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
     recurrent: Mapping[int, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
@@ -76,9 +78,13 @@ class LayerState:
         found: list[StateTensor] = []
         for part, shape in (("key", self.key), ("value", self.value)):
             if shape is not None:
-                found.append(StateTensor(layer=self.layer, part=part, sizes=(shape[0], 0, shape[1])))
+                found.append(
+                    StateTensor(layer=self.layer, part=part, sizes=(shape[0], 0, shape[1]), dtype=self.types.get(part))
+                )
         if self.indexer is not None:
-            found.append(StateTensor(layer=self.layer, part="indexer", sizes=(0, self.indexer)))
+            found.append(
+                StateTensor(layer=self.layer, part="indexer", sizes=(0, self.indexer), dtype=self.types.get("indexer"))
+            )
         for kind, states in (("conv", self.conv), ("recurrent", self.recurrent)):
             for number, (sizes, dtype) in states.items():
                 part = f"{kind}_{number}" if number else kind

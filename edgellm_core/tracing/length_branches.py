@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.overrides import TorchFunctionMode
 
+from edgellm_core.checkpoint.dimensions import context_length
 from edgellm_core.tracing.errors import UntraceableModelError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class LengthBranches:
         Raises:
             UntraceableModelError: naming the branch and the key of the config that it reads.
         """
-        context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(config)
         for branch in () if self.long else self.found:
             if context is None or branch.length < context:
                 keys = [key for key, value in config.get_text_config().to_dict().items() if value == branch.length]

@@ -84,14 +84,16 @@ def probe_cache(model: PreTrainedModel, config: PreTrainedConfig, traced: Sequen
 
 def _layer_state(index: int, layer: Any) -> LayerState:
     """Return what transformers' cache layer holds after a forward."""
-    fields: dict[str, Any] = {}
-    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    held = {"key": "keys", "value": "values", "indexer": "indexer_keys"}
+    kept: dict[str, Any] = {part: getattr(layer, name, None) for part, name in held.items()}
+    fields: dict[str, Any] = {"types": {part: tensor.dtype for part, tensor in kept.items() if tensor is not None}}
+    keys, values = kept["key"], kept["value"]
     if keys is not None and values is not None:
         fields["key"] = int(keys.shape[1]), int(keys.shape[3])
         fields["value"] = int(values.shape[1]), int(values.shape[3])
         fields["sliding"] = bool(layer.is_sliding)
-    if getattr(layer, "indexer_keys", None) is not None:
-        fields["indexer"] = int(layer.indexer_keys.shape[2])
+    if kept["indexer"] is not None:
+        fields["indexer"] = int(kept["indexer"].shape[2])
     if isinstance(layer, LinearAttentionCacheLayerMixin):
         fields["conv"] = _shapes(layer.conv_states)
         fields["recurrent"] = _shapes(layer.recurrent_states)

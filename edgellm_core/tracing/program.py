@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from edgellm_core.checkpoint.dimensions import context_length
 from edgellm_core.tracing import operators
 from edgellm_core.tracing.attention import TraceContext, recorded_attention
 from edgellm_core.tracing.cache import present_tensors, traced_cache
@@ -256,7 +257,7 @@ def example_inputs(tensors: Sequence[StateTensor], dtype: torch.dtype, *, one_to
 
 
 def _dynamic_shapes(model: PreTrainedModel, tensors: Sequence[StateTensor], *, one_token: bool) -> tuple[Any, ...]:
-    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or ANY_CONTEXT)
+    context = context_length(model.config) or ANY_CONTEXT
     longest = max(context // 2 - 1, 16)  # past and seq together stay within it: slices of position tables are legal
     batch, seq = Dim("batch", min=1, max=64), Dim("seq", min=1, max=longest - 2)
     past, total = Dim("past", min=0, max=longest), Dim("total", min=1, max=2 * longest)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from edgellm_core.checkpoint.dimensions import context_length
 from edgellm_core.verification.budget import choose_parts
 from edgellm_core.verification.cases import DECODE_STEPS, plan_cases
 from edgellm_core.verification.errors import ComparisonMemoryError, ReferenceRunError
@@ -86,7 +87,7 @@ def against_exact(
 def _random_cases(proving: Proving) -> list[Case]:
     subject = proving.subject
     text = subject.config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None) or TOKENS + DECODE_STEPS
+    context = context_length(subject.config) or TOKENS + DECODE_STEPS
     longest = max(1, min(TOKENS, context - DECODE_STEPS))
     lengths = [max(1, longest - shorter) for shorter in range(SEQUENCES)]
     prompts = random_prompts(lengths, vocab_size=text.vocab_size)

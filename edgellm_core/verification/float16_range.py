@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgellm_core.checkpoint.dimensions import context_length
 from edgellm_core.tracing.template import LayerNaming
 from edgellm_core.verification.attention_scores import score_note
 from edgellm_core.verification.bisect import part_name
@@ -38,7 +39,7 @@ def watched_steps(subject: Subject, weights: OriginalWeights) -> list[StepInputs
     if weights.depth:
         with weights.state(0):
             directions = amplified_directions(weights.layers[0], shape[1])
-    context = getattr(text, "max_position_embeddings", None)
+    context = context_length(subject.config)
     found = watch_text(
         subject.directory, table, shape, vocab_size=text.vocab_size, context=context, directions=directions
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgellm_core.bundle.manifest import VerificationRecord
+from edgellm_core.checkpoint.dimensions import context_length
 from edgellm_core.verification.arithmetic import measure_arithmetic
 from edgellm_core.verification.budget import choose_parts
 from edgellm_core.verification.cases import DECODE_STEPS, label, plan_cases, spread_case
@@ -199,7 +200,7 @@ def verify_graph(  # noqa: PLR0913  # each says what is compared, with what, or 
 def _plan(proving: Proving) -> tuple[tuple[Prompt, ...], list[Case]]:
     subject = proving.subject
     text = subject.config.get_text_config()
-    context: int | None = getattr(text, "max_position_embeddings", None)
+    context = context_length(subject.config)
     longest = max(1, context - DECODE_STEPS) if context else MOST_TOKENS
     prompts = choose_prompts(subject.directory, vocab_size=text.vocab_size, longest=longest)
     cases = plan_cases(prompts, one_token=subject.one_token)

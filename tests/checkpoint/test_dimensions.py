@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgellm_core.checkpoint.dimensions import read_dimensions
+from edgellm_core.checkpoint.dimensions import context_length, read_dimensions, stated_context_length
 
 LLAMA = {
     "num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
@@ -53,3 +53,25 @@ def test_dimensions_agree_with_the_config_class_of_transformers(model_type):
     assert dimensions.vocab_size == config.vocab_size
     multi_query = getattr(config, "multi_query", False)
     assert dimensions.kv_heads == (1 if multi_query else getattr(config, "num_key_value_heads", dimensions.heads))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 2048}, 2048),
+        ({"n_positions": 1024}, 1024),
+        ({"text_config": {"max_position_embeddings": 512}}, 512),
+        ({"max_position_embeddings": None}, None),
+        ({"max_position_embeddings": "long", "seq_length": 2048}, 2048),
+        ({}, None),
+    ],
+)
+def test_the_context_as_config_json_states_it(config, expected):
+    assert stated_context_length(config) == expected
+
+
+@pytest.mark.parametrize(("model_type", "expected"), [("mpt", 2048), ("gpt2", 1024), ("llama", 2048), ("bloom", None)])
+def test_the_context_that_a_config_class_has(model_type, expected):
+    from transformers import AutoConfig
+
+    assert context_length(AutoConfig.for_model(model_type)) == expected

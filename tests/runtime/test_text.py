@@ -10,7 +10,7 @@ from edgellm_core.errors import InvalidSettingError
 from edgellm_core.runtime.errors import NoChatTemplateError, OtherTargetError, PromptTooLongError, UnknownTokenError
 from edgellm_core.runtime.generate import generate
 from edgellm_core.runtime.sampling import SamplingSettings
-from edgellm_core.runtime.text import TextGenerator, context_length, generate_text
+from edgellm_core.runtime.text import TextGenerator, generate_text
 from edgellm_core.testing.decoder_bundle import write_decoder_bundle
 
 PROMPT = "the capital of France is"
@@ -101,20 +101,6 @@ def test_other_targets_are_refused(bundle):
     other = replace(bundle, manifest=bundle.manifest.model_copy(update={"target": "other"}))
     with pytest.raises(OtherTargetError, match="needs a bundle of target 'onnx'; got target 'other'"):
         TextGenerator(other)
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({"max_position_embeddings": 2048}, 2048),
-        ({"n_positions": 1024}, 1024),
-        ({"text_config": {"max_position_embeddings": 512}}, 512),
-        ({"max_position_embeddings": None}, None),
-        ({}, None),
-    ],
-)
-def test_context_length(config, expected):
-    assert context_length(config) == expected
 
 
 def with_runtime(bundle, **fields):
