@@ -89,7 +89,7 @@ class SourceRecord(Record):
         kind: for example ``hub``, ``directory`` or ``gguf``.
         id: name on the hub, or path.
         revision: commit on the hub; None elsewhere.
-        digest: identifies the exact checkpoint.
+        digest: identifies the exact checkpoint: sha256 over config.json and every byte of its weight files.
     """
 
     kind: str

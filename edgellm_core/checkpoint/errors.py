@@ -141,6 +141,17 @@ class ShardIndexError(UserError):
         super().__init__(f"'{index}' disagrees with its shards: {problem}. Copy or download the checkpoint again.")
 
 
+class SourceChangedError(UserError):
+    """The files of a checkpoint were written while they were read."""
+
+    def __init__(self, directory: Path) -> None:
+        """Name the directory."""
+        super().__init__(
+            f"Files of {str(directory)!r} changed while it was read, so what was made of it is of no one checkpoint. "
+            "Wait until nothing writes there, and start again."
+        )
+
+
 class DifferingCopiesError(UserError):
     """Two files of a checkpoint hold a tensor of the same name, and the two differ."""
 

@@ -34,8 +34,8 @@ class SourceRecord:
         revision: commit of the hub repository, or version of the package.
         digest: sha256 that identifies the model. For a directory or the hub: over config.json, then, file by file in
             the order of their names, name, size and header of each safetensors file (which holds names, types, shapes
-            and byte ranges, not the values). For GGUF and packages: over the file's bytes, or over
-            the digests of its parts.
+            and byte ranges); in a bundle also over the bytes of these files (``checkpoint.values``). For GGUF and
+            packages: over the file's bytes, or over the digests of its parts.
     """
 
     kind: SourceKind
@@ -54,6 +54,7 @@ class Checkpoint:
         config: contents of config.json.
         tensors: every tensor by name.
         headers: headers of the safetensors files.
+        source_files: safetensors files of the source; others than those of ``headers`` where it was converted.
         duplicates: tensors that several files hold: the entry in ``tensors`` and another one, whose bytes may differ.
         remarks: sentences about disagreements of its files that have no consequence.
         trust_remote_code: the user lets the checkpoint's own modeling code run.
@@ -64,6 +65,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: TensorIndex
     headers: Sequence[SafetensorsHeader]
+    source_files: Sequence[Path]
     duplicates: Sequence[tuple[TensorEntry, TensorEntry]] = ()
     remarks: Sequence[str] = ()
     trust_remote_code: bool = False
@@ -186,6 +188,7 @@ def open_directory(
         config=config,
         tensors=index_tensors(headers),
         headers=headers,
+        source_files=tuple(header.file for header in headers),
         duplicates=files.duplicates,
         remarks=files.remarks,
         trust_remote_code=trust_remote_code,

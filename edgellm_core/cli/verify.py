@@ -126,6 +126,7 @@ def _open_source(
     bundle: Bundle, source: str | None, plugin_paths: tuple[Path, ...], report: Reporter, *, trust_remote_code: bool
 ) -> Checkpoint:
     """Open the original, and refuse another checkpoint than the one that the bundle was built from."""
+    from edgellm_core.checkpoint.values import source_with_values
     from edgellm_core.host import PluginHost
     from edgellm_core.pipeline.sources import open_source
     from edgellm_core.quantization.layout import read_layout
@@ -148,8 +149,9 @@ def _open_source(
     quantized_by_build = any(stage.name == "quantize" for stage in bundle.manifest.stages)
     if quantized_by_build and read_layout(checkpoint.directory, checkpoint.config, checkpoint.tensors) is not None:
         return checkpoint  # what a build quantizes has no digest in the manifest; the gate compares every number of it
-    if checkpoint.source.digest != recorded.digest:
-        raise SourceDiffersError(bundle.directory, source, recorded.digest, checkpoint.source.digest)
+    found = source_with_values(checkpoint).digest
+    if found != recorded.digest:
+        raise SourceDiffersError(bundle.directory, source, recorded.digest, found)
     if quantized_by_build:
         raise QuantizedSourceMissingError(bundle.directory, source, bundle.manifest.precision)
     return checkpoint

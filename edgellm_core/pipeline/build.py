@@ -47,7 +47,7 @@ from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.pipeline.runtime_rules import tell_rules
 from edgellm_core.pipeline.sample import sample_stage
 from edgellm_core.pipeline.settings import BuildSettings
-from edgellm_core.pipeline.sources import open_source
+from edgellm_core.pipeline.sources import open_source, unchanging
 from edgellm_core.pipeline.tokenizer import tokenizer_stage
 from edgellm_core.pipeline.twin import takes_one_token, twin_stage
 from edgellm_core.pipeline.workspace import StageRunner, Workspace, open_workspace, outcome_fields
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgellm_core.checkpoint.source import Checkpoint
+    from edgellm_core.checkpoint.source import SourceRecord as SourceOfCheckpoint
     from edgellm_core.contract import Target
     from edgellm_core.quantization.layout import QuantizationLayout
 
@@ -83,6 +84,23 @@ class Proof:
     runtime: RuntimeRecord
     answers: Sequence[dict[str, Any]] = ()
     sample: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What the stages made, before it is published.
+
+    Attributes:
+        checkpoint: what the graph was made of: the source, or its quantized form.
+        export: the bound graph.
+        proof: what was found out about it.
+        engine: fields of the manifest's record; None without one.
+    """
+
+    checkpoint: Checkpoint
+    export: Export
+    proof: Proof
+    engine: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +172,17 @@ def build(
 
 
 def _run(job: Job) -> None:
-    settings, runner = job.settings, job.runner
+    runner = job.runner
     checkpoint, selection, engine_plan = runner.run("checkpoint", lambda report: _open(job, report))
-    original = checkpoint
+    with unchanging(checkpoint, runner) as values:
+        made = _make(job, checkpoint, selection, engine_plan)
+        source = values.source()
+    runner.run("publish", lambda report: _publish(job, made, source, selection, report))
+
+
+def _make(job: Job, checkpoint: Checkpoint, selection: Selection, engine_plan: EnginePlan | None) -> Made:
+    """Run the stages between the open checkpoint and the published bundle."""
+    settings, runner, original = job.settings, job.runner, checkpoint
     tokenizer = tokenizer_stage(
         checkpoint,
         selection.family,
@@ -209,8 +235,7 @@ def _run(job: Job) -> None:
                 runner=runner,
             ),
         )
-    engine = engine_stage(job, engine_plan, export)
-    runner.run("publish", lambda report: _publish(job, checkpoint, selection, export, proof, engine, report))
+    return Made(checkpoint=checkpoint, export=export, proof=proof, engine=engine_stage(job, engine_plan, export))
 
 
 def _open(job: Job, report: Reporter) -> tuple[Checkpoint, Selection, EnginePlan | None]:
@@ -284,20 +309,13 @@ def _registered_tolerance(job: Job) -> float | None:
     return next((status.max_rel_err for name, status in precisions.items() if name == job.settings.precision), None)
 
 
-def _publish(
-    job: Job,
-    checkpoint: Checkpoint,
-    selection: Selection,
-    export: Export,
-    proof: Proof,
-    engine: dict[str, Any] | None,
-    report: Reporter,
-) -> None:
+def _publish(job: Job, made: Made, source: SourceOfCheckpoint, selection: Selection, report: Reporter) -> None:
+    checkpoint, export, proof, engine = made.checkpoint, made.export, made.proof, made.engine
     warning = closeness_warning(proof.quality, job.settings)
     if warning:
         report.note(warning)
     tell_rules(proof.runtime, export.reread, target=job.target, folder=job.workspace.llm, report=report)
-    source, settings = checkpoint.source, job.settings
+    settings = job.settings
     layout = layout_of(checkpoint)
     manifest = Manifest(
         source=SourceRecord(kind=source.kind, id=source.id, revision=source.revision, digest=source.digest),

@@ -15,7 +15,7 @@ from edgellm_core.host import PluginHost, Selection
 from edgellm_core.pipeline.errors import QuantizedCheckpointError
 from edgellm_core.pipeline.fingerprint import code_digest, digest_of
 from edgellm_core.pipeline.quantized import layout_of
-from edgellm_core.pipeline.sources import open_source
+from edgellm_core.pipeline.sources import open_source, unchanging
 from edgellm_core.pipeline.workspace import StageRunner, open_workspace
 from edgellm_core.quantization.layout import QUANT_CONFIG
 from edgellm_core.registry import ModelRegistry
@@ -72,7 +72,8 @@ def quantize(
         listener=listener,
     ) as workspace:
         checkpoint, selection = runner.run("checkpoint", opened)
-        quantized = quantize_stage(checkpoint, selection, settings, host=host, workspace=workspace, runner=runner)
+        with unchanging(checkpoint, runner):
+            quantized = quantize_stage(checkpoint, selection, settings, host=host, workspace=workspace, runner=runner)
         runner.run("publish", lambda _report: move_into_place(quantized.directory, out, replace=out.exists()))
         return open_directory(out, Location(kind="directory", id=str(out), path=out))
 
@@ -96,7 +97,12 @@ def quantize_stage(
     if layout is not None:
         raise QuantizedCheckpointError(checkpoint.source.id, layout.describe())
     fingerprint = digest_of(
-        checkpoint.fingerprint(), settings.decisive(), selection.family.name, selection.plugin.name, code_digest()
+        checkpoint.fingerprint(),
+        runner.values(),  # layers that an earlier run rounded are taken by this, too
+        settings.decisive(),
+        selection.family.name,
+        selection.plugin.name,
+        code_digest(),
     )
 
     def body(report: Reporter) -> dict[str, Any]:

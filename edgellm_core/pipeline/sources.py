@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgellm_core.checkpoint.errors import SourceChangedError
 from edgellm_core.checkpoint.location import Location
 from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.checkpoint.source import open_checkpoint, open_directory
+from edgellm_core.checkpoint.values import ValueDigests
+from edgellm_core.errors import EdgellmError
 from edgellm_core.pipeline.fingerprint import digest_of
 from edgellm_core.quantization.importers import find_importer
 from edgellm_core.quantization.layout import read_layout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from edgellm_core.checkpoint.source import Checkpoint
     from edgellm_core.checkpoint.tensors import TensorIndex
     from edgellm_core.events import Reporter
     from edgellm_core.host import PluginHost
+    from edgellm_core.pipeline.workspace import StageRunner
     from edgellm_core.quantization.layout import QuantizationLayout
     from edgellm_core.registry import ModelRegistry
 
@@ -71,7 +77,38 @@ def open_source(
     )
     location = Location(kind="directory", id=str(directory), path=directory)
     converted = open_directory(directory, location, trust_remote_code=trust_remote_code)
-    return replace(converted, source=checkpoint.source)
+    return replace(converted, source=checkpoint.source, source_files=checkpoint.source_files)
+
+
+@contextmanager
+def unchanging(checkpoint: Checkpoint, runner: StageRunner) -> Iterator[ValueDigests]:
+    """Digest the values of a checkpoint beside the stages of the body, and refuse one that changed meanwhile.
+
+    Args:
+        checkpoint: what the stages read.
+        runner: its stages depend on the values.
+
+    Raises:
+        SourceChangedError: its files were written while the body ran, whatever the body made of that.
+    """
+    before = checkpoint.fingerprint()
+    try:
+        with ValueDigests(checkpoint) as values:
+            runner.values = values.all
+            yield values
+    except EdgellmError as error:
+        if _fingerprint(checkpoint) != before:
+            raise SourceChangedError(checkpoint.directory) from error
+        raise
+    if _fingerprint(checkpoint) != before:
+        raise SourceChangedError(checkpoint.directory)
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str:
+    try:
+        return checkpoint.fingerprint()
+    except OSError:  # a file is gone
+        return ""
 
 
 def _told_duplicates(checkpoint: Checkpoint) -> str:

@@ -36,5 +36,6 @@ def tokenizer_stage(
 
     versions = installed_versions(("transformers", "tokenizers", "sentencepiece"))
     asked = [family.chat_template(), target.name, compared, versions, code_digest()]
-    fields: dict[str, Any] = runner.resume("tokenizer", workspace, digest_of(checkpoint.fingerprint(), *asked), body)
+    fingerprint = digest_of(checkpoint.fingerprint(), *asked)
+    fields: dict[str, Any] = runner.resume("tokenizer", workspace, fingerprint, body, reads_weights=False)
     return fields

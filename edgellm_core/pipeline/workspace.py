@@ -132,12 +132,14 @@ class StageRunner:
         listener: receives the events.
         settings: what stage hooks are told.
         outcomes: the stages so far.
+        values: returns a digest over the values of the weights that stages read; may wait for it.
     """
 
     host: PluginHost
     listener: Listener
     settings: Mapping[str, Any]
     outcomes: list[StageOutcome]
+    values: Callable[[], str] = str
 
     def run(self, name: str, body: Callable[[Reporter], Any]) -> Any:
         """Run a stage and return what its body returns."""
@@ -160,19 +162,33 @@ class StageRunner:
         self.host.after_stage(name, self.settings, report.seconds)
         return result
 
-    def resume(self, name: str, workspace: Workspace, fingerprint: str, body: Callable[[Reporter], Any]) -> Any:
+    def resume(
+        self,
+        name: str,
+        workspace: Workspace,
+        fingerprint: str,
+        body: Callable[[Reporter], Any],
+        *,
+        reads_weights: bool = True,
+    ) -> Any:
         """Run a stage unless the workspace holds its result; the body's result must be JSON values, not None.
 
         Args:
             name: of the stage.
             workspace: holds earlier results.
             fingerprint: over what the stage reads of settings and source. What may change any stage is added here, so
-                that no stage can forget it: all loaded plugins, edgellm's own code and the versions of all packages
-                that compute.
+                that no stage can forget it: all loaded plugins, edgellm's own code, the versions of all packages that
+                compute, and the values of the weights.
             body: runs the stage.
+            reads_weights: False for a stage whose result no weight changes; it does not wait for their digest.
         """
         fingerprint = digest_of(
-            name, fingerprint, self.host.digest, code_digest(), installed_versions(COMPUTING_PACKAGES)
+            name,
+            fingerprint,
+            self.host.digest,
+            code_digest(),
+            installed_versions(COMPUTING_PACKAGES),
+            self.values() if reads_weights else "",
         )
         stored = workspace.finished(name, fingerprint)
         if stored is not None:

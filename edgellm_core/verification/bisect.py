@@ -260,4 +260,4 @@ def _relative(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any], before:
     """
     found, wanted, before = (value.reshape(len(value), -1).astype(np.float64) for value in (found, wanted, before))
     scale = np.maximum(np.linalg.norm(wanted, axis=1), np.linalg.norm(before, axis=1))
-    return float((np.linalg.norm(found - wanted, axis=1) / np.maximum(scale, np.finfo(np.float64).tiny)).max())
+    return float((np.linalg.norm(found - wanted, axis=1) / np.maximum(scale, np.finfo(np.float32).tiny)).max())

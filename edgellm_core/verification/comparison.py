@@ -60,6 +60,12 @@ class RowName:
     step: str
 
 
+def relative_difference(found: Any, wanted: Any) -> float:
+    """Return ``max |found - wanted| / max |wanted|``; also where all of ``wanted`` are zero."""
+    scale = max(float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
+    return float(np.abs(found - wanted).max()) / scale
+
+
 def compare_row(name: RowName, wanted: Logits, found: Logits, *, tolerance: float, chooses: bool) -> RowComparison:
     """Compare the logits of one row.
 
@@ -77,7 +83,7 @@ def compare_row(name: RowName, wanted: Logits, found: Logits, *, tolerance: floa
     margins = (wanted[rows, best] - wanted[rows, chosen])[differing]
     ties = int((margins <= tolerance * scale).sum())
     finite = bool(np.isfinite(found).all())
-    error = float(np.abs(found - wanted).max()) / max(scale, float(np.finfo(np.float32).tiny)) if finite else np.nan
+    error = relative_difference(found, wanted) if finite else np.nan
     return RowComparison(
         case=name.case,
         prompt=name.prompt,
@@ -96,13 +102,12 @@ def compare_row(name: RowName, wanted: Logits, found: Logits, *, tolerance: floa
 def compare_hidden(name: RowName, wanted: Hidden, found: Hidden) -> RowComparison:
     """Compare the hidden states of one row, float32 [positions, …]; there are no tokens to choose among."""
     finite = bool(np.isfinite(found).all())
-    scale = max(float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
     return RowComparison(
         case=name.case,
         prompt=name.prompt,
         step=name.step,
         positions=len(wanted),
-        max_rel_err=float(np.abs(found - wanted).max()) / scale if finite else np.nan,
+        max_rel_err=relative_difference(found, wanted) if finite else np.nan,
         agreeing=len(wanted),
         kl=0.0,
         token=None,

@@ -11,14 +11,16 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 
 from edgellm_core.events import Reporter
+from edgellm_core.verification.comparison import relative_difference
 from edgellm_core.verification.side_by_side import record_original
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
 
     from edgellm_core.verification.gate import Proving
     from edgellm_core.verification.side_by_side import Recording
@@ -80,7 +82,7 @@ def undetermined_by(proving: Proving, recording: Recording, place: tuple[int, in
                 proving.subject, proving.original, [recording.case], proving.parts, Reporter("verify")
             )
         other = _at(dataclasses.replace(recording, wanted=rows), place)
-        largest = max(largest, float(np.abs(other - wanted).max()) / float(np.abs(wanted).max()))
+        largest = max(largest, relative_difference(other, wanted))
     return largest
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgellm_core.verification.comparison import RowName, compare_row, divergence
+from edgellm_core.verification.comparison import RowName, compare_row, divergence, relative_difference
 
 NAME = RowName("check", 1, "prefill")
 LOGITS = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 6)), elements=st.floats(-30, 30, width=32))
@@ -80,3 +80,8 @@ def test_the_divergence_is_that_of_the_distributions(wanted, seed):
 @given(LOGITS, st.floats(-5, 5))
 def test_a_common_shift_changes_no_distribution(logits, shift):
     assert divergence(logits, logits + np.float32(shift)) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("found", "expected"), [([0.0, 0.0], 0.0), ([0.0, 1e-30], 85070596.0)])
+def test_a_difference_from_zeros_is_a_number(found, expected):
+    assert relative_difference(np.array(found, np.float32), np.zeros(2, np.float32)) == pytest.approx(expected)

@@ -10,6 +10,7 @@ import numpy as np
 from edgellm_core.runtime.errors import GraphRunError
 from edgellm_core.runtime.session import DecoderSession
 from edgellm_core.verification.cases import alone, case_steps
+from edgellm_core.verification.comparison import relative_difference
 from edgellm_core.verification.rounding_noise import DRAWS, FACTOR, LARGEST, rounded_otherwise
 from edgellm_core.verification.twin.errors import TwinDiffersError, TwinNotMadeError, TwinStoppedError
 from edgellm_core.verification.twin.original import OriginalRunner
@@ -168,5 +169,5 @@ def _joined(chunks: Sequence[_Chunk]) -> _Chunk:
 def _error(found: _Chunk, wanted: _Chunk) -> float:
     """Return the largest ``max |a - b| / max |b|`` of all rows; a row of padding is left out."""
     pairs = zip(found.rows, wanted.rows, strict=True)
-    errors = [float(np.abs(row - other).max() / np.abs(other).max()) for row, other in pairs if len(other)]
+    errors = [relative_difference(row, other) for row, other in pairs if len(other)]
     return float(np.max(errors, initial=0.0))

@@ -12,17 +12,18 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 
 from edgellm_core.errors import EdgellmError
 from edgellm_core.tracing.modeling_code import quiet_libraries, refused_as_untraceable
+from edgellm_core.verification.comparison import relative_difference
 from edgellm_core.verification.twin.original import on_meta, original_of
 from edgellm_core.verification.twin.sizes import TOKEN_IDS, VOCABULARY, parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from transformers import PreTrainedConfig
 
     from edgellm_core.verification.twin.shrink import SmallModel
@@ -198,4 +199,4 @@ def _logits(
 
 
 def _difference(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    return float(np.abs(one - other).max() / np.abs(other).max())
+    return relative_difference(one, other)
