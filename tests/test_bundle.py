@@ -184,6 +184,8 @@ def test_load_gives_the_paths(bundle):
 def test_one_changed_byte_is_found_anywhere(tmp_path_factory, position, difference):
     directory = tmp_path_factory.mktemp("bundle")
     data = bytearray(FILES["llm/model.onnx.data"])
+    (directory / "llm").mkdir()
+    (directory / "llm/model.onnx").write_bytes(FILES["llm/model.onnx"])
     (directory / "data").write_bytes(data)
     write_manifest(directory, make_manifest(file_records(directory)))
     data[position] ^= difference

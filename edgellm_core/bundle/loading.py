@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgellm_core.bundle.errors import BundleReplacedError, DamagedBundleError, NotABundleError
 from edgellm_core.bundle.files import sha256_of
@@ -15,6 +15,13 @@ from edgellm_core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+GRAPH: Final = "llm/model.onnx"
+"""The ONNX graph, as the manifest lists it."""
+
+ENGINE: Final = "llm/llm.engine"
+"""The engine. One that a build was stopped at lies there unlisted, and nothing loads it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +75,7 @@ class Bundle:
     @property
     def engine_path(self) -> Path | None:
         """The TensorRT engine, if there is one."""
-        return self.llm / "llm.engine" if self.manifest.engine else None
+        return self.directory / ENGINE if self.manifest.engine else None
 
 
 def load_bundle(path: Path, *, check_digests: bool = True) -> Bundle:
@@ -103,6 +110,7 @@ def load_bundle(path: Path, *, check_digests: bool = True) -> Bundle:
 
 def _read(directory: Path, identity: tuple[int, int] | None, *, check_digests: bool) -> Bundle:
     manifest = read_manifest(directory)
+    require_listed(directory, manifest)
     for record in manifest.files:
         _check_size(directory, record)
     if check_digests:
@@ -111,6 +119,31 @@ def _read(directory: Path, identity: tuple[int, int] | None, *, check_digests: b
     bundle = Bundle(directory=directory, manifest=manifest, identity=identity)
     bundle.require_current()
     return bundle
+
+
+def require_listed(directory: Path, manifest: Manifest) -> None:
+    """Refuse a bundle with a link, without a listed graph, or with a file beside the graph that has no digest.
+
+    A file that is not listed would be read without being compared: a chat template, a generation config, weights.
+
+    Raises:
+        DamagedBundleError: naming the file.
+    """
+    listed = {record.path for record in manifest.files}
+    if GRAPH not in listed:
+        raise DamagedBundleError(directory, GRAPH, "nothing of it", "a bundle without a listed graph")
+    folder = (directory / GRAPH).parent
+    for path in (folder, *sorted(folder.rglob("*"))):
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink():
+            raise DamagedBundleError(directory, name, "a file", "a link")
+        ignored = path.is_dir() or path.name.startswith(".") or name == ENGINE
+        if not ignored and name not in listed:
+            raise DamagedBundleError(directory, name, "nothing of it", "a file")
+    for record in manifest.files:
+        parts = [directory / record.path, *(directory / record.path).parents]
+        if any(part.is_symlink() for part in parts[: parts.index(directory)]):
+            raise DamagedBundleError(directory, record.path, "a file", "a link")
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:

@@ -141,6 +141,18 @@ class ShardIndexError(UserError):
         super().__init__(f"'{index}' disagrees with its shards: {problem}. Copy or download the checkpoint again.")
 
 
+class LinkOutsideError(UserError):
+    """A file of a checkpoint is a link to something that does not belong to it."""
+
+    def __init__(self, path: Path, target: Path | None) -> None:
+        """Name the link and where it leads; None for nowhere."""
+        place = "nowhere" if target is None else f"{str(target)!r}, outside of its folder"
+        super().__init__(
+            f"{str(path)!r} must be a file of the checkpoint; it is a link that leads {'' if target is None else 'to '}"
+            f"{place}. Put the file itself there if it belongs to the checkpoint, or remove the link."
+        )
+
+
 class SourceChangedError(UserError):
     """The files of a checkpoint were written while they were read."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgellm_core.checkpoint.errors import MissingPathError, NotACheckpointError
+from edgellm_core.checkpoint.links import require_links_inside
 from edgellm_core.errors import InvalidSettingError, UnknownNameError
 from edgellm_core.untrusted.errors import UnreadableFileError
 
@@ -54,6 +55,7 @@ def locate(source: str, *, registry: ModelRegistry, revision: str | None = None)
         UnknownNameError: it is none of these; the message has the nearest registry name.
         MissingPathError: it is a path where nothing is.
         NotACheckpointError: it is a file that is no GGUF file.
+        LinkOutsideError: it is a directory, and a file in it is a link to something else.
         UnreadableFileError: the operating system refused to look at the path.
         InvalidSettingError: a revision was given for a local source.
     """
@@ -94,6 +96,7 @@ def _locate_path(source: str) -> Location | None:
     except OSError as error:  # for example a name that is too long
         raise UnreadableFileError(path, error) from error
     if is_directory:
+        require_links_inside(path)
         return Location(kind="directory", id=source, path=path)
     if is_file:
         if path.suffix != ".gguf":

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "surgery": ("edgellm_core.cli.surgery:surgery", "Rewrite an ONNX file of any exporter in standard operators."),
     "compare": ("edgellm_core.cli.compare:compare", "Build a model in several precisions and compare them."),
     "run": ("edgellm_core.cli.run:run", "Generate text from a bundle."),
+    "bundle": ("edgellm_core.cli.bundle:bundle", "Compare the files of a bundle with their digests."),
     "plugins": ("edgellm_core.cli.plugins:plugins", "List the plugins, write a new pack, or prove a family."),
     "models": ("edgellm_core.cli.models:models", "List the models of the registry."),
     "matrix": ("edgellm_core.cli.matrix:matrix", "List and run the test matrix of the families."),

@@ -15,7 +15,7 @@ COMMAND = Path(sys.executable).with_name("edgellm")
     ("arguments", "code", "printed"),
     [
         (["--help"], 0, "build"),
-        (["no-such-command"], 1, "Available: build, compare, detect"),
+        (["no-such-command"], 1, "Available: build, bundle, compare, detect"),
         (["detect", "no/such/model/at-all"], 1, "Error: "),
         (["detect", "--no-such-option"], 2, "No such option"),
         (["detect", "one", "two"], 2, "unexpected extra argument"),

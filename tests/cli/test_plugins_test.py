@@ -11,9 +11,15 @@ from click.testing import CliRunner
 
 from edgellm_core.cli import edgellm
 from edgellm_core.cli.errors import MissingPytestError
-from edgellm_core.cli.new_pack import pack_names, write_pack
+from edgellm_core.cli.new_pack import pack_names, plain_facts, write_pack
 
 RUN_EDGELLM = "from edgellm_core.cli import main; main()"
+
+
+def written_pack(folder):
+    names = pack_names("acme", ())
+    write_pack(names, folder / "pack", plain_facts(names))
+    return folder / "pack"
 
 
 def run(*arguments, cwd=None):
@@ -22,7 +28,7 @@ def run(*arguments, cwd=None):
 
 
 def test_it_passes_a_pack_by_its_path_and_writes_junit(tmp_path):
-    pack = write_pack(pack_names("acme", ()), tmp_path / "pack")[0].parents[2]
+    pack = written_pack(tmp_path)
     # Another configuration of pytest in the current directory must not matter.
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     done = run(
@@ -35,14 +41,14 @@ def test_it_passes_a_pack_by_its_path_and_writes_junit(tmp_path):
 
 
 def test_a_plugins_name_stands_for_its_families(tmp_path):
-    pack = write_pack(pack_names("acme", ()), tmp_path / "pack")[0].parents[2]
+    pack = written_pack(tmp_path)
     done = run("edgellm_acme", "--level", 0, "--plugin-path", pack / "src", "-k", "versions_fit")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "edgellm: families: acme; levels 0 to 0" in done.stdout
 
 
 def test_a_failing_family_gives_exit_code_1(tmp_path):
-    pack = write_pack(pack_names("acme", ()), tmp_path / "pack")[0].parents[2]
+    pack = written_pack(tmp_path)
     (pack / "src" / "edgellm_acme" / "README.md").unlink()
     done = run("acme", "--level", 0, "--plugin-path", pack / "src", "-k", "readme")
     assert done.returncode == 1

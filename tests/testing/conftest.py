@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from edgellm_core.cli.new_pack import pack_names, render_pack
+from edgellm_core.cli.new_pack import FILES, pack_names, pack_variables, plain_facts, render
 from edgellm_core.cli.plugins_test import kit_command
 
 
@@ -18,7 +18,7 @@ def write_pack_folder():
 
     def write(folder, name, **replacements):
         names = pack_names(name, ())
-        for path, text in render_pack(names).items():
+        for path, text in render(FILES, pack_variables(names, plain_facts(names))).items():
             if not path.startswith("src/"):
                 continue
             file = folder / path.removeprefix("src/")

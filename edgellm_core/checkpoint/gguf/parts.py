@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.checkpoint.errors import CorruptGgufError, MissingGgufPartError
 from edgellm_core.checkpoint.gguf.header import GgufHeader, read_gguf_header
+from edgellm_core.checkpoint.links import require_inside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ def read_gguf(file: Path) -> GgufHeader:
         TruncatedFileError: a file ends before its header or its last tensor does.
         CorruptGgufError: a file breaks the format, or the parts do not belong together.
         MissingGgufPartError: a part is missing.
+        LinkOutsideError: another part is a link to a file elsewhere.
     """
     header = read_gguf_header(file)
     count = header.fields.get("split.count", 0)
@@ -38,6 +40,9 @@ def read_gguf(file: Path) -> GgufHeader:
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise MissingGgufPartError(file, missing, count)
+    for path in paths:
+        if path != file:
+            require_inside(file.parent, path)
     return _joined(file, [header if path == file else read_gguf_header(path) for path in paths])
 
 

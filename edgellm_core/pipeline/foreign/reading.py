@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edgellm_core.checkpoint.links import require_inside
 from edgellm_core.pipeline.foreign.errors import MissingDataError, NotAGraphError, UnsupportedGraphError
 
 if TYPE_CHECKING:
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 CONSTANT_BYTES: Final = 1 << 20
 """Largest initializer that rules may look into; larger ones are names without a value."""
+
+FOUR_BIT_TYPES: Final = (21, 22, 23)
+"""UINT4, INT4 and FLOAT4E2M1 of ``onnx.TensorProto.DataType``, packed in pairs."""
+
+MOST_DIGITS: Final = 18
+"""Digits of the largest offset: what a signed number of 64 bits holds."""
 
 PLAIN_TYPES: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13})
 """``onnx.TensorProto.DataType`` of tensors that numpy itself holds; others are never looked into."""
@@ -128,12 +135,37 @@ def _require_data(path: Path, tensor: onnx.TensorProto) -> str:
     if not location.name or location.is_absolute() or ".." in location.parts:
         raise MissingDataError(path, tensor.name, f"its place {str(location)!r} is not inside of the graph's folder")
     file = path.parent / location
+    require_inside(path.parent, file)
     if not file.is_file():
         raise MissingDataError(path, tensor.name, f"{file} does not exist")
-    end = int(fields.get("offset", 0)) + int(fields.get("length", 0))
+    offset, length = (_byte_count(path, tensor, key, fields.get(key, "0")) for key in ("offset", "length"))
+    stored = _stored_bytes(path, tensor)
+    if length not in (0, stored):
+        raise MissingDataError(path, tensor.name, f"its length is {length} bytes, and its shape takes {stored}")
+    end = offset + stored
     if file.stat().st_size < end:
         raise MissingDataError(path, tensor.name, f"{file} has {file.stat().st_size} bytes, and it ends at {end}")
     return location.as_posix()
+
+
+def _stored_bytes(path: Path, tensor: onnx.TensorProto) -> int:
+    """Return the bytes that a tensor takes in a file, where two numbers of four bits share one."""
+    import onnx
+
+    try:
+        numbers, unpacked = math.prod(tensor.dims), size_of(tensor)
+    except KeyError:
+        raise MissingDataError(path, tensor.name, f"its type {tensor.data_type} is none of ONNX") from None
+    if any(size < 0 for size in tensor.dims) or tensor.data_type == onnx.TensorProto.STRING:
+        raise MissingDataError(path, tensor.name, "it has a negative size or holds strings, which no file can have")
+    return -(-numbers // 2) if tensor.data_type in FOUR_BIT_TYPES else unpacked
+
+
+def _byte_count(path: Path, tensor: onnx.TensorProto, key: str, value: str) -> int:
+    """Return a number of bytes as ONNX writes it, decimal and without a sign; Python's limit on digits is far above."""
+    if not (value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS):
+        raise MissingDataError(path, tensor.name, f"its {key} must be a number of bytes and is {value[:40]!r}")
+    return int(value)
 
 
 def _loaded(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
