@@ -105,6 +105,19 @@ STAGE: Final = "edgellm_stage"
 """Attribute of an exception that says in which stage it was raised."""
 
 
+class Stopped(BaseException):
+    """A signal asked the process to end.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        """Remember which one."""
+        self.signal = signal
+        super().__init__(signal)
+
+
 def sentence_of(error: BaseException, place: str = "edgellm") -> str:
     """Return what the user is told of an exception, in one line.
 
@@ -114,8 +127,8 @@ def sentence_of(error: BaseException, place: str = "edgellm") -> str:
     """
     if isinstance(error, EdgellmError):
         return str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return "Interrupted."
+    if isinstance(error, (KeyboardInterrupt, Stopped)):
+        return "Stopped."
     stage = vars(error).get(STAGE)
     where = f"Stage {stage!r}" if stage else place
     reason = one_line(error)

@@ -87,8 +87,8 @@ class Reporter:
 def stage_events(stage: str, listener: Listener = ignore_events) -> Iterator[Reporter]:
     """Emit ``start``, then ``done`` or ``failed``, around the body."""
     reporter = Reporter(stage, listener)
-    reporter.emit("start")
     try:
+        reporter.emit("start")
         yield reporter
     except BaseException as error:
         vars(error).setdefault(STAGE, stage)

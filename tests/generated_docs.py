@@ -35,9 +35,10 @@ WIDTH: Final = 100
 
 EXIT_CODES: Final = [
     ("0", "what was asked for is done"),
-    ("1", "refused or interrupted: an error in one sentence, a failure of `matrix run`, ctrl-C"),
+    ("1", "refused: an error in one sentence, or a failure of `matrix run`"),
     ("2", "a wrong option, an argument too many, or one that is missing"),
     ("70", "a defect of edgellm; `-v` shows its traceback"),
+    ("130, 143", "stopped by ctrl-C, by SIGTERM; what is finished of a build stays for the next one"),
     ("pytest's own", "`plugins test`: 0; 1 where a check failed or all were skipped; 4 wrong name; 5 no check"),
 ]
 """Tests of the command line hold them."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from edgellm_core.cli.signals import SHELL_CODE, sentence_of_stop, stop_on_signals
 from edgellm_core.cli.verbose import Session, with_verbose
-from edgellm_core.errors import EdgellmError, UnknownNameError, sentence_of
+from edgellm_core.errors import EdgellmError, Stopped, UnknownNameError, sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,15 +98,20 @@ def edgellm() -> None:
 def main() -> None:
     """Run the command line; an ``EdgellmError`` becomes its message and exit code 1.
 
-    Any other exception is a defect: one sentence with the stage, and exit code 70. ``-v`` shows tracebacks.
+    Any other exception is a defect: one sentence with the stage, and exit code 70. ``-v`` shows tracebacks. Ctrl-C and
+    SIGTERM end it with the codes 130 and 143.
 
     The cyclic garbage collector costs a third of the start-up of torch and transformers and frees next to nothing in
     a process this short, so it stays off.
     """
     gc.disable()
     session = Session()
+    stop_on_signals()
     try:
         edgellm(standalone_mode=True, obj=session)
+    except Stopped as stop:
+        click.echo(f"\n{sentence_of_stop(stop, session.command)}", err=True)
+        sys.exit(SHELL_CODE + stop.signal)
     except Exception as error:  # noqa: BLE001 - the last resort: what nothing foresaw
         if session.verbose:
             traceback.print_exception(error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from edgellm_core.contract import CONTRACT_VERSION, ModelFamily
+from edgellm_core.errors import Stopped
 from edgellm_core.host.errors import (
     ContractVersionError,
     HookArgumentsError,
@@ -46,7 +47,7 @@ def import_plugin(candidate: Candidate) -> ModuleType:
     try:
         with confined(), named_if_slow(candidate.name):
             return candidate.load()
-    except (NotAModuleError, KeyboardInterrupt):
+    except (NotAModuleError, KeyboardInterrupt, Stopped):
         raise
     except BaseException as error:  # foreign code runs here: anything it raises is its own failure
         raise PluginImportError(candidate.name, error) from error
@@ -113,7 +114,7 @@ def make_family(plugin: str, family: type[ModelFamily]) -> ModelFamily:
     try:
         with confined():
             made = family()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         raise
     except BaseException as error:  # foreign code runs here: anything it raises is its own failure
         problem = f"can't be made without arguments: {describe(error)}"

@@ -12,7 +12,7 @@ import pluggy
 
 from edgellm_core import hookspecs
 from edgellm_core.contract import CORE_CALIBRATION_DATA, CalibrationData, ModelFamily, QuantizationScheme, Target
-from edgellm_core.errors import EdgellmError, UnknownNameError
+from edgellm_core.errors import EdgellmError, Stopped, UnknownNameError
 from edgellm_core.host.checks import (
     check_hooks,
     check_items,
@@ -306,7 +306,7 @@ class PluginHost:
         try:
             with confined():
                 return self._manager.subset_hook_caller(hook, others)(**arguments)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             raise
         except BaseException as error:  # foreign code runs here: anything it raises is its own failure
             raise HookFailedError(plugin.name, hook, error) from error

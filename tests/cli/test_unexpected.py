@@ -87,7 +87,7 @@ def test_every_command_takes_it(command):
 
 @pytest.mark.parametrize(("error", "sentence"), [
     (EdgellmError("Ours."), "Ours."),
-    (KeyboardInterrupt(), "Interrupted."),
+    (KeyboardInterrupt(), "Stopped."),
     (MemoryError(), "edgellm detect ended unexpectedly with MemoryError. This is a defect"),
     (ValueError("x" * 2000), f"ValueError: {'x' * 500}. This"),
 ])  # fmt: skip
