@@ -95,11 +95,22 @@ class AdapterError(UserError):
 
 
 class ConfigValueError(UserError):
-    """A key of config.json has a value of a type that it never has."""
+    """A key of config.json has a value that it never has."""
 
     def __init__(self, path: Path, key: str, wanted: str, value: object) -> None:
         """Build ``'…/config.json' must have … under 'key'; got …``."""
         super().__init__(f"'{path}' must have {wanted} under {key!r}; got {shown(value)}. Correct config.json.")
+
+
+class ConfigSizeError(UserError):
+    """A size in config.json is none that the checkpoint's tensors can have."""
+
+    def __init__(self, path: Path, key: str, wanted: str, value: int, reason: str) -> None:
+        """Build ``'…/config.json' must have at most 80 under 'key', since …; got …``."""
+        super().__init__(
+            f"'{path}' must have {wanted} under {key!r}, since {reason}; got {shown(value)}. Take the config.json that "
+            "belongs to the weights."
+        )
 
 
 class TruncatedFileError(UserError):

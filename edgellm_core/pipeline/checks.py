@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edgellm_core.checkpoint.config_numbers import require_numbers
+from edgellm_core.checkpoint.config_sizes import require_sizes
 from edgellm_core.checkpoint.tokenizer_files import require_vocabulary
 from edgellm_core.pipeline.quantized import layout_of
 from edgellm_core.quantization.importers import find_importer
@@ -54,7 +56,14 @@ def _check_tokenizer_files(checkpoint: Checkpoint) -> None:
     require_vocabulary(checkpoint.directory)
 
 
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    path = checkpoint.directory / "config.json"
+    require_numbers(path, checkpoint.config)
+    require_sizes(path, checkpoint.config, checkpoint.tensors)
+
+
 FILE_CHECKS: Final = (
+    FileCheck(what="sizes and numbers in config.json", run=_check_sizes),
     FileCheck(what="quantization and its tensors", run=_check_quantization),
     FileCheck(what="files of the tokenizer", run=_check_tokenizer_files),
     FileCheck(what="settings of generation", run=_check_generation, light=False),

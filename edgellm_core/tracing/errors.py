@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import PluginError, UserError
+from edgellm_core.errors import PluginError, UserError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -120,6 +120,18 @@ class UntraceableModelError(UserError):
         """Name the model class and what it does."""
         self.reason = reason
         super().__init__(f"{model} can't be exported: {reason}. A family plugin has to handle it.")
+
+
+class UnknownConfigNameError(UserError):
+    """A key of config.json names something that transformers does not have: an activation, a kind of RoPE."""
+
+    def __init__(self, model: str, keys: Sequence[str], name: str) -> None:
+        """Name the model class, the keys with that value, and the value."""
+        where = " and ".join(repr(key) for key in keys)
+        super().__init__(
+            f"config.json has {shown(name)} under {where}, which {model} of the installed transformers does not know. "
+            "Correct config.json, or install a transformers that knows it."
+        )
 
 
 class WrongWrapperError(PluginError):

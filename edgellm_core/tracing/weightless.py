@@ -15,11 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from edgellm_core.tracing.configuration import NO_CAUSAL_LM, is_read
-from edgellm_core.tracing.errors import UnsupportedArchitectureError
+from edgellm_core.tracing.errors import UnknownConfigNameError, UnsupportedArchitectureError
 from edgellm_core.tracing.modeling_code import refused_as_untraceable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -68,6 +68,7 @@ def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
     model_class = causal_lm_class(config)
     with (
         refused_as_untraceable(model_class.__name__, "building it from the config"),
+        _unknown_names_told(config, model_class.__name__),
         _parameters_on_meta(),
         no_init_weights(),
     ):
@@ -88,6 +89,32 @@ def build_weightless(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrained
             if hasattr(module_config, "_attn_implementation_internal"):
                 module_config._attn_implementation_internal = "sdpa"  # noqa: SLF001
     return model
+
+
+@contextlib.contextmanager
+def _unknown_names_told(config: PreTrainedConfig, model: str) -> Iterator[None]:
+    """Name the keys of a config whose value a table of transformers lacks (``ACT2FN``, ``ROPE_INIT_FUNCTIONS``).
+
+    Raises:
+        UnknownConfigNameError: the body looked such a value up.
+    """
+    try:
+        yield
+    except KeyError as error:
+        name = error.args[0] if error.args else None
+        keys = list(_keys_of(name, config.to_dict()))
+        if not isinstance(name, str) or not keys:
+            raise
+        raise UnknownConfigNameError(model, keys, name) from error
+
+
+def _keys_of(value: object, fields: Mapping[str, Any], owner: str = "") -> Iterator[str]:
+    """Yield the keys that have a value, with the parts that they lie in."""
+    for key, found in fields.items():
+        if found == value:
+            yield f"{owner}{key}"
+        elif isinstance(found, dict):
+            yield from _keys_of(value, found, f"{owner}{key}.")
 
 
 def _initialize_buffers(model: PreTrainedModel) -> None:
