@@ -54,8 +54,8 @@ class Checkpoint:
         config: contents of config.json.
         tensors: every tensor by name.
         headers: headers of the safetensors files.
-        source_files: safetensors files of the source; others than those of ``headers`` where it was converted.
         duplicates: tensors that several files hold: the entry in ``tensors`` and another one, whose bytes may differ.
+        converted_from: weight files of the source where those of ``headers`` were converted from them.
         remarks: sentences about disagreements of its files that have no consequence.
         trust_remote_code: the user lets the checkpoint's own modeling code run.
     """
@@ -65,8 +65,8 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: TensorIndex
     headers: Sequence[SafetensorsHeader]
-    source_files: Sequence[Path]
     duplicates: Sequence[tuple[TensorEntry, TensorEntry]] = ()
+    converted_from: Sequence[Path] = ()
     remarks: Sequence[str] = ()
     trust_remote_code: bool = False
 
@@ -78,6 +78,11 @@ class Checkpoint:
             return read_json_object(path)
         keys = ("bos_token_id", "eos_token_id", "pad_token_id")
         return {key: self.config[key] for key in keys if self.config.get(key) is not None}
+
+    @property
+    def source_files(self) -> tuple[Path, ...]:
+        """The weight files of the source."""
+        return tuple(self.converted_from) or tuple(header.file for header in self.headers)
 
     def tokenizer_files(self) -> tuple[Path, ...]:
         """Return the files of the tokenizer and chat template that exist."""
@@ -188,7 +193,6 @@ def open_directory(
         config=config,
         tensors=index_tensors(headers),
         headers=headers,
-        source_files=tuple(header.file for header in headers),
         duplicates=files.duplicates,
         remarks=files.remarks,
         trust_remote_code=trust_remote_code,

@@ -133,7 +133,7 @@ def _remote_checkpoint(metadata: Metadata, folder: Path, *, trust_remote_code: b
 def _described(location: Location, config: Mapping[str, Any], tensors: TensorIndex, folder: Path) -> Checkpoint:
     """Return a checkpoint without data, whose description lies in a folder."""
     record = SourceRecord(kind=location.kind, id=location.id, revision=location.revision, digest="")
-    return Checkpoint(directory=folder, source=record, config=config, tensors=tensors, headers=(), source_files=())
+    return Checkpoint(directory=folder, source=record, config=config, tensors=tensors, headers=())
 
 
 def examine(examined: Examined) -> Iterator[str]:

@@ -77,7 +77,7 @@ def open_source(
     )
     location = Location(kind="directory", id=str(directory), path=directory)
     converted = open_directory(directory, location, trust_remote_code=trust_remote_code)
-    return replace(converted, source=checkpoint.source, source_files=checkpoint.source_files)
+    return replace(converted, source=checkpoint.source, converted_from=checkpoint.source_files)
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import UserError
+from edgellm_core.errors import UserError, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 WITHOUT = "Or remove the tokenizer's files to build a model that takes token ids."
@@ -54,6 +55,18 @@ class EmptyTokenizerError(UserError):
         super().__init__(
             f"The tokenizer in '{directory}' must know tokens of ordinary text; what transformers reads there, {name}, "
             f"knows none. Put the tokenizer.json of the model there. {WITHOUT}"
+        )
+
+
+class EndlessPatternError(UserError):
+    """A pattern of the tokenizer takes ever longer on some text."""
+
+    def __init__(self, directory: Path, patterns: Sequence[str], reason: str) -> None:
+        """Build the sentence from the directory, the patterns, and how it showed."""
+        listed = ", ".join(shown(pattern) for pattern in patterns[:3])
+        super().__init__(
+            f"The tokenizer in '{directory}' must come to an end on texts of a thousand characters; with its patterns "
+            f"{listed} {reason}. Put the tokenizer.json of the model there. {WITHOUT}"
         )
 
 

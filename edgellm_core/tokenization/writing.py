@@ -14,6 +14,7 @@ from edgellm_core.runtime.generation_settings import read_generation_config, sto
 from edgellm_core.runtime.tokenizer import BundleTokenizer, read_settings
 from edgellm_core.tokenization.comparison import PARTS, Compared, compare, knows_text
 from edgellm_core.tokenization.errors import EmptyTokenizerError, NoTokenizerFileError, TokenizerDiffersError
+from edgellm_core.tokenization.patterns import require_bounded_patterns
 from edgellm_core.tokenization.reference import load_reference, quiet
 from edgellm_core.tokenization.vocabulary import beyond_embedding, tell_failing_template, tell_turn_end
 
@@ -56,6 +57,7 @@ def write_tokenizer(
     require_vocabulary(checkpoint.directory)
     register_model(family)
     _copy(checkpoint, folder)
+    require_bounded_patterns(folder / "tokenizer.json", checkpoint.directory)
     template = _stand_in(family, folder, report)
     check = _compared if compared else _completed
     record = check(checkpoint, template, folder, report)
