@@ -145,3 +145,33 @@ def test_importing_costs_nothing_heavy(module):
 
 def test_the_registry_ships_with_the_core():
     assert (ROOT / "edgellm_core" / "model_registry.yaml").read_text() == (ROOT / "model_registry.yaml").read_text()
+
+
+READERS_OF_THE_ENVIRONMENT = {
+    "settings.py": "EDGELLM_CACHE: where caches are, never what is in them",
+    "host/discovery.py": "EDGELLM_PLUGIN_PATH: the digest of loaded plugins is in every fingerprint",
+    "host/plugin_host.py": "EDGELLM_PLUGINS and EDGELLM_TRACE: likewise, and messages",
+    "matrix/spread.py": "sets OMP_NUM_THREADS for workers",
+    "testing/conformance/test_l0_static.py": "passes it on",
+    "tokenization/patterns.py": "passes it on",
+}
+"""Files of the core that may look at environment variables, and why no stage's result depends on them."""
+
+
+def reads_environment(node):
+    names = {"environ", "environb", "getenv"}
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "os" and bool(names & {alias.name for alias in node.names})
+    return isinstance(node, ast.Attribute) and node.attr in names
+
+
+def test_no_stage_reads_the_environment():
+    """What a stage reads must be in its fingerprint; a new reader has to say why its variable need not be."""
+    found = {
+        path.relative_to(ROOT / "edgellm_core").as_posix()
+        for path in (ROOT / "edgellm_core").rglob("*.py")
+        if any(map(reads_environment, ast.walk(ast.parse(path.read_text()))))
+    }
+    assert found == set(READERS_OF_THE_ENVIRONMENT)
+    plugins = [path for path in (ROOT / "plugins").rglob("*.py") if "environ" in path.read_text()]
+    assert plugins == []

@@ -56,14 +56,20 @@ def _check_tokenizer_files(checkpoint: Checkpoint) -> None:
     require_vocabulary(checkpoint.directory)
 
 
-def _check_sizes(checkpoint: Checkpoint) -> None:
+def check_config(checkpoint: Checkpoint) -> None:
+    """Refuse sizes and numbers of config.json that no model has; called before a model is made of it.
+
+    Raises:
+        ConfigSizeError: a size is none that the tensors have.
+        ConfigValueError: a number is none that anything can be computed with.
+    """
     path = checkpoint.directory / "config.json"
     require_numbers(path, checkpoint.config)
     require_sizes(path, checkpoint.config, checkpoint.tensors)
 
 
 FILE_CHECKS: Final = (
-    FileCheck(what="sizes and numbers in config.json", run=_check_sizes),
+    FileCheck(what="sizes and numbers in config.json", run=check_config),
     FileCheck(what="quantization and its tensors", run=_check_quantization),
     FileCheck(what="files of the tokenizer", run=_check_tokenizer_files),
     FileCheck(what="settings of generation", run=_check_generation, light=False),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgellm_core.checkpoint.detection import Detection
 from edgellm_core.errors import EdgellmError
 from edgellm_core.events import Reporter
-from edgellm_core.pipeline.checks import FILE_CHECKS
+from edgellm_core.pipeline.checks import FILE_CHECKS, check_config
 from edgellm_core.pipeline.detection import (
     NUMBERS,
     VALUES,
@@ -136,6 +136,8 @@ def _survey(
     family = detection.selection.family
 
     def load() -> PreTrainedConfig:
+        if checkpoint is not None:
+            check_config(checkpoint)
         if checkpoint is None:
             directory = metadata.directory or Path(metadata.location.id)
             return load_config(directory, metadata.config, family, host.nearest)

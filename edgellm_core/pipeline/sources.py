@@ -12,6 +12,7 @@ from edgellm_core.checkpoint.shards import index_tensors, read_headers
 from edgellm_core.checkpoint.source import open_checkpoint, open_directory
 from edgellm_core.checkpoint.values import ValueDigests
 from edgellm_core.errors import EdgellmError
+from edgellm_core.pipeline.checks import check_config
 from edgellm_core.pipeline.fingerprint import digest_of
 from edgellm_core.quantization.importers import find_importer
 from edgellm_core.quantization.layout import read_layout
@@ -48,6 +49,7 @@ def open_source(
     checkpoint = open_checkpoint(
         source, registry=registry, revision=revision, report=report, trust_remote_code=trust_remote_code, host=host
     )
+    check_config(checkpoint)
     if checkpoint.duplicates:
         from edgellm_core.weights.copies import require_equal_files
 

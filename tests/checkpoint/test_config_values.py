@@ -15,6 +15,8 @@ from edgellm_core.checkpoint.errors import ConfigSizeError, ConfigValueError
 from edgellm_core.checkpoint.tensors import TensorEntry
 from edgellm_core.errors import EdgellmError
 from edgellm_core.pipeline.build import build
+from edgellm_core.pipeline.quantization_settings import QuantizationSettings
+from edgellm_core.pipeline.quantize import quantize
 from edgellm_core.pipeline.settings import BuildSettings
 from edgellm_core.testing.checkpoints import write_tiny_checkpoint
 from edgellm_core.tracing.errors import UnknownConfigNameError
@@ -126,3 +128,14 @@ def test_build_and_detect_refuse_at_once(checkpoint, tmp_path, change, error, me
         path.write_text(stated)
     assert not (tmp_path / "out").exists()
     assert issubclass(error, EdgellmError)
+
+
+def test_quantize_refuses_before_it_makes_a_model(checkpoint, tmp_path):
+    path = checkpoint / "config.json"
+    stated = path.read_text()
+    path.write_text(json.dumps({**json.loads(stated), "num_hidden_layers": 10**9}))
+    try:
+        with pytest.raises(ConfigSizeError, match="under 'num_hidden_layers'"):
+            quantize(str(checkpoint), tmp_path / "out", QuantizationSettings(precision="fp8"))
+    finally:
+        path.write_text(stated)

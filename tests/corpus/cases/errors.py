@@ -87,13 +87,40 @@ def context_in_words(folder: Path) -> Made:
     return with_config(folder, max_position_embeddings="2k")
 
 
-@case(outcome="refused", message="Validation error for field 'rms_norm_eps'")
+@case(outcome="refused", message="must have a number of at least 0 under 'rms_norm_eps'; got '1e-5'")
 def epsilon_in_words(folder: Path) -> Made:
-    """A number in quotes, which transformers' own config class refuses."""
+    """A number in quotes."""
     return with_config(folder, rms_norm_eps="1e-5")
 
 
-@case(outcome="refused", message="ZeroDivisionError")
+@case(outcome="refused", message="must have a number above 0 under 'rope_parameters.rope_theta'; got 0")
+def rope_base_of_zero(folder: Path) -> Made:
+    """A base of RoPE that every angle is divided by."""
+    return with_config(folder, rope_parameters={"rope_type": "default", "rope_theta": 0})
+
+
+@case(outcome="refused", message="under 'num_hidden_layers', since tensors of")
+def a_billion_layers(folder: Path) -> Made:
+    """Layers that have no tensors; each would cost memory before the first tensor is missed."""
+    return with_config(folder, num_hidden_layers=10**9)
+
+
+@case(outcome="refused", message="has 'swoosh' under 'hidden_act', which LlamaForCausalLM")
+def unknown_activation(folder: Path) -> Made:
+    """An activation that transformers' table lacks."""
+    return with_config(folder, hidden_act="swoosh")
+
+
+@case(outcome="refused", message="it is a link that leads to")
+def link_to_a_file_outside(folder: Path) -> Made:
+    """A tokenizer file that is a link to a file of the machine."""
+    made = with_config(folder)
+    (folder / "secret").write_text("secret", encoding="utf-8")
+    (made.source / "vocab.txt").symlink_to(folder / "secret")
+    return made
+
+
+@case(outcome="refused", message="must have at least 1 under 'num_attention_heads'")
 def no_heads(folder: Path) -> Made:
     """No attention heads, which transformers' config class divides by."""
     return with_config(folder, num_attention_heads=0)
