@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from edgellm_core.errors import shown
 from edgellm_core.quantization.errors import (
     MalformedQuantizationError,
     QuantizedTensorMismatchError,
@@ -125,8 +126,8 @@ def _kv_cache(directory: Path, quantization: Mapping[str, Any]) -> str | None:
     algorithm = quantization.get("kv_cache_quant_algo")
     if algorithm is None:
         return None
-    if algorithm not in KV_ALGORITHMS:
-        raise UnsupportedQuantizationError(directory, f"kv_cache_quant_algo {algorithm}")
+    if not isinstance(algorithm, str) or algorithm not in KV_ALGORITHMS:
+        raise UnsupportedQuantizationError(directory, f"kv_cache_quant_algo {shown(algorithm)}")
     return KV_ALGORITHMS[algorithm]
 
 

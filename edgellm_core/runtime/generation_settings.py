@@ -69,6 +69,8 @@ def runtime_record(folder: Path, *, reread_at: int | None = None) -> RuntimeReco
         CorruptJsonError: generation_config.json is no JSON object.
     """
     stated = read_generation_config(folder)
+    if not _are_ids(stated.get("eos_token_id", [])):
+        raise GenerationSettingError(folder, "eos_token_id", "a token id, or a list of such", stated["eos_token_id"])
     settings: dict[str, Any] = {}
     for name, (fits, wanted, _make) in PROCESSORS.items():
         value = stated.get(name)
@@ -107,7 +109,12 @@ def stop_tokens(stated: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the tokens that end an answer: ``eos_token_id``, an integer or a list."""
     value = stated.get("eos_token_id")
     listed = value if isinstance(value, list) else [value]
-    return tuple(dict.fromkeys(token for token in listed if isinstance(token, int) and token >= 0))
+    return tuple(dict.fromkeys(token for token in listed if type(token) is int and token >= 0))
+
+
+def _are_ids(value: object) -> bool:
+    """Say whether a value is an integer or a list of such; true and false are none, and would stand for 1 and 0."""
+    return all(type(token) is int for token in (value if isinstance(value, list) else [value]))
 
 
 def _without_nulls(stated: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def test_mixed_precision_names_each_layer(broken):
     ("change", "named"),
     [
         ({"quant_algo": "W4A8_AWQ"}, "quant_algo W4A8_AWQ"),
-        ({"kv_cache_quant_algo": "NVFP4"}, "kv_cache_quant_algo NVFP4"),
+        ({"kv_cache_quant_algo": "NVFP4"}, "kv_cache_quant_algo 'NVFP4'"),
+        ({"kv_cache_quant_algo": ["FP8"]}, r"kv_cache_quant_algo \['FP8'\]"),
     ],
 )
 def test_what_can_not_be_represented_is_named(broken, change, named):

@@ -70,6 +70,10 @@ def test_a_checkpoint_without_settings_asks_for_nothing(tmp_path):
         ("min_length", 2.5, "must be a whole number"),
         ("forced_eos_token_id", True, "must be token ids"),
         ("remove_invalid_values", 3, "must be true or false"),
+        ("eos_token_id", "2", "must be a token id, or a list of such; got '2'"),
+        ("eos_token_id", True, "must be a token id, or a list of such; got True"),
+        ("eos_token_id", [2, [3]], "must be a token id, or a list of such"),
+        ("eos_token_id", {"a": 2}, "must be a token id, or a list of such"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, name, value, message):
