@@ -20,6 +20,29 @@ class NotABundleError(UserError):
         )
 
 
+class MissingPluginError(UserError):
+    """A bundle needs a family or target whose plugin is not loaded."""
+
+    def __init__(self, directory: Path, needed: str, *, plugin: str, package: str, version: str, reason: str) -> None:
+        """Say what made the bundle, and how to get it again.
+
+        Args:
+            directory: the bundle.
+            needed: what it needs: ``target 'x'``.
+            plugin: plugin that brought it; empty where bundle.json does not say.
+            package: pip package of the plugin; empty where it came from a folder.
+            version: of the plugin; may be empty.
+            reason: why the plugin is not loaded although it is there; empty where it is not.
+        """
+        made = f"package {package} {version}" if package else f"a folder{f', version {version}' if version else ''}"
+        maker = (
+            f"came from plugin {plugin!r} ({made})" if plugin else "came from a plugin that bundle.json does not name"
+        )
+        remedy = f"Run: pip install {package}=={version}" if package else "Name its folder in EDGELLM_PLUGIN_PATH"
+        problem = f"is not loaded: {reason}" if reason else f"is not installed. {remedy}."
+        super().__init__(f"The bundle {str(directory)!r} needs {needed}, which {maker} and {problem}")
+
+
 class InvalidManifestError(UserError):
     """bundle.json is not what edgellm writes."""
 

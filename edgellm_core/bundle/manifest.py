@@ -105,11 +105,27 @@ class FamilyRecord(Record):
         name: family.
         plugin: plugin that registered it.
         version: version of that plugin.
+        package: pip package that it came from; empty where it came from none.
     """
 
     name: str
     plugin: str
     version: str
+    package: str = ""
+
+
+class TargetPluginRecord(Record):
+    """Which plugin brought the target.
+
+    Attributes:
+        plugin: its name.
+        version: its version.
+        package: pip package that it came from; empty where it came from none.
+    """
+
+    plugin: str
+    version: str
+    package: str
 
 
 class StageRecord(Record):
@@ -240,6 +256,7 @@ class Manifest(Record):
         source: where the model came from.
         family: which plugin handled it.
         target: form of graph and files, for example ``onnx``.
+        target_plugin: which plugin brought it; None for a target of the core.
         precision: for example ``fp16``, or the quantization scheme; of a checkpoint that came quantized, the kind of
             its weights, ``mixed`` for several.
         attention_scores: type of attention scores: ``fp32``, or ``auto`` for that of the graph.
@@ -262,6 +279,7 @@ class Manifest(Record):
     source: SourceRecord
     family: FamilyRecord
     target: str
+    target_plugin: TargetPluginRecord | None = None
     precision: str
     attention_scores: str = "auto"
     quantization: QuantizationRecord | None = None

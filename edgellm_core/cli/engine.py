@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 @click.option("--max-batch-size", type=int, metavar="N", help="Sequences at once. [default: 1]")
 @click.option("--max-input-len", type=int, metavar="N", help="Tokens of a prompt. [default: 1024, or the context]")
 @click.option("--max-seq-len", type=int, metavar="N", help="Prompt and answer. [default: 4096, or the context]")
+@click.option(
+    "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
+)
 @wait_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each event.")
 @click.option("--no-check", is_flag=True, help="Skip the digests of the bundle's files.")
@@ -39,6 +42,7 @@ def engine(
     max_batch_size: int | None,
     max_input_len: int | None,
     max_seq_len: int | None,
+    plugin_paths: tuple[Path, ...],
     as_json: bool,
     no_check: bool,
     wait: bool,
@@ -49,6 +53,7 @@ def engine(
     """
     from edgellm_core.bundle import load_bundle
     from edgellm_core.bundle.locking import locked
+    from edgellm_core.bundle.plugins import target_of
     from edgellm_core.cli.progress import listening
     from edgellm_core.engine.backend import choose_backend
     from edgellm_core.engine.bundle_engine import add_engine, bundle_limits
@@ -56,7 +61,6 @@ def engine(
     from edgellm_core.engine.form import engine_form
     from edgellm_core.events import stage_events
     from edgellm_core.host import PluginHost
-    from edgellm_core.targets import find_target
 
     load_bundle(bundle, check_digests=False)  # what is no bundle needs no lock
     with listening(as_json=as_json) as listener, locked(bundle, wait=wait, listener=listener):
@@ -65,7 +69,7 @@ def engine(
             loaded, max_batch_size=max_batch_size, max_input_len=max_input_len, max_seq_len=max_seq_len
         )
         with stage_events("engine", listener) as report:
-            target = find_target(loaded.manifest.target, PluginHost.load().targets())
+            target = target_of(loaded, PluginHost.load(plugin_paths))
             form = engine_form(target)
             backend = choose_backend(choice, report, compute_capability=sm, allowed=form.backends)
             if backend is None:

@@ -24,6 +24,9 @@ import click
 )  # fmt: skip
 @click.option("--seed", type=int, help="Draw the same answer again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming.")
+@click.option(
+    "--plugin-path", "plugin_paths", multiple=True, type=click.Path(path_type=Path), help="Folder with plugins."
+)
 @click.option("--no-check", is_flag=True, help="Skip the digests of the bundle's files.")
 def run(
     *,
@@ -38,6 +41,7 @@ def run(
     repetition_penalty: float | None,
     seed: int | None,
     as_json: bool,
+    plugin_paths: tuple[Path, ...],
     no_check: bool,
 ) -> None:
     """Generate text from BUNDLE, going on from PROMPT, or answering it with --chat.
@@ -51,7 +55,7 @@ def run(
     sampling = SamplingSettings(
         temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
-    generator = TextGenerator(load_bundle(bundle, check_digests=not no_check))
+    generator = TextGenerator(load_bundle(bundle, check_digests=not no_check), plugin_paths=plugin_paths)
     result = generator.generate(
         prompt,
         max_new_tokens=max_new_tokens,

@@ -88,19 +88,21 @@ def _compare(
     """Return the rows of the comparison, and the manifest's records by key."""
     import onnx
 
+    from edgellm_core.bundle.plugins import require_family, target_of
     from edgellm_core.host import PluginHost
     from edgellm_core.pipeline.answers import prove_settings
     from edgellm_core.pipeline.checks import require_types
     from edgellm_core.pipeline.twin import proof, stored_proof
-    from edgellm_core.targets import find_target, load_class
+    from edgellm_core.targets import load_class
     from edgellm_core.tokenization.writing import check_tokenizer
     from edgellm_core.verification.gate import verify_graph
 
     manifest = bundle.manifest
     host = PluginHost.load(plugin_paths)
+    require_family(bundle, host)
+    target = target_of(bundle, host)
     checkpoint = open_source(report)
     selection = host.select(checkpoint.config, forced=manifest.family.name, directory=checkpoint.directory)
-    target = find_target(manifest.target, host.targets())
     if target.files_check:
         for note in load_class(target.files_check)(bundle.llm, checkpoint, selection.family):
             report.note(note)

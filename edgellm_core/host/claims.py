@@ -86,6 +86,7 @@ class ClaimTable:
             name=plugin.name,
             origin=plugin.candidate.origin,
             version=plugin.candidate.version or str(getattr(plugin.module, "__version__", "")),
+            package=plugin.candidate.package,
             location=plugin.candidate.location,
             families=tuple(claim.value for claim in held if claim.key == "family"),
             claims=tuple(claim for claim in held if claim.key != "family"),

@@ -36,6 +36,7 @@ class Candidate:
         name: how the user selects it.
         origin: discovery route.
         version: version of its distribution; empty where unknown.
+        package: name of the pip package that an entry point comes from; else empty.
         location: package folder or module file; None where no file was found.
         load: imports and returns its module.
     """
@@ -45,6 +46,7 @@ class Candidate:
     version: str
     location: Path | None
     load: Callable[[], ModuleType]
+    package: str = ""
 
 
 def core_candidate() -> Candidate:
@@ -83,6 +85,7 @@ def entry_point_candidates() -> Iterator[Candidate]:
             origin="entry point",
             version=point.dist.version if point.dist else "",
             location=_location_of_module(point.module),
+            package=point.dist.name if point.dist else "",
             load=lambda point=point: _load_entry_point(point),  # type: ignore[misc]  # binds the loop variable
         )
 

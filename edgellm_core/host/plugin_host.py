@@ -137,6 +137,11 @@ class PluginHost:
         """Return the targets that plugins bring, by name."""
         return dict(self._claims.items("target"))
 
+    def target_plugin(self, name: str) -> PluginRecord | None:
+        """Return the plugin that brings a target; None for a target of the core."""
+        found = self._claims.get("target", name)
+        return None if found is None else self._claims.record(found[0])
+
     def schemes(self) -> dict[str, type[QuantizationScheme]]:
         """Return the quantization schemes that plugins bring, by name."""
         return dict(self._claims.items("scheme"))
@@ -321,7 +326,11 @@ class PluginHost:
 def _record(candidate: Candidate) -> PluginRecord:
     """Return the record of a plugin that was not loaded."""
     return PluginRecord(
-        name=candidate.name, origin=candidate.origin, version=candidate.version, location=candidate.location
+        name=candidate.name,
+        origin=candidate.origin,
+        version=candidate.version,
+        package=candidate.package,
+        location=candidate.location,
     )
 
 

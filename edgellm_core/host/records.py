@@ -48,6 +48,7 @@ class PluginRecord:
         name: folder name (in-tree, path) or name of the entry point.
         origin: discovery route.
         version: of the distribution that it came from; for a path, its ``__version__``; else empty.
+        package: name of the pip package that it came from; empty for in-tree plugins and paths.
         location: its package folder or module file; None where no file was found.
         families: names of the families that it registered and still holds.
         claims: everything else that it claimed and still holds.
@@ -60,6 +61,7 @@ class PluginRecord:
     name: str
     origin: Origin
     version: str = ""
+    package: str = ""
     location: Path | None = None
     families: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
@@ -74,6 +76,7 @@ class PluginRecord:
             "name": self.name,
             "origin": self.origin,
             "version": self.version,
+            "package": self.package,
             "location": None if self.location is None else str(self.location),
             "families": list(self.families),
             "claims": [{"key": claim.key, "value": claim.value} for claim in self.claims],

@@ -19,6 +19,7 @@ from edgellm_core.bundle import (
     SourceRecord,
     StageRecord,
     SurgeryRecord,
+    TargetPluginRecord,
     TokenizerRecord,
     VerificationRecord,
     check_output,
@@ -319,8 +320,14 @@ def _publish(job: Job, made: Made, source: SourceOfCheckpoint, selection: Select
     layout = layout_of(checkpoint)
     manifest = Manifest(
         source=SourceRecord(kind=source.kind, id=source.id, revision=source.revision, digest=source.digest),
-        family=FamilyRecord(name=selection.family.name, plugin=selection.plugin.name, version=selection.plugin.version),
+        family=FamilyRecord(
+            name=selection.family.name,
+            plugin=selection.plugin.name,
+            version=selection.plugin.version,
+            package=selection.plugin.package,
+        ),
         target=job.target.name,
+        target_plugin=_target_plugin(job),
         precision=settings.precision if layout is None or settings.quantizes else layout.scheme,
         attention_scores=job.target.attention_scores,
         quantization=_quantization_record(layout, settings) if layout else None,
@@ -341,6 +348,11 @@ def _publish(job: Job, made: Made, source: SourceOfCheckpoint, selection: Select
     )
     write_manifest(job.workspace.bundle, manifest)
     publish(job.workspace.bundle, job.out, force=job.settings.force)
+
+
+def _target_plugin(job: Job) -> TargetPluginRecord | None:
+    made = job.host.target_plugin(job.target.name)
+    return None if made is None else TargetPluginRecord(plugin=made.name, version=made.version, package=made.package)
 
 
 def _quantization_record(layout: QuantizationLayout, settings: BuildSettings) -> QuantizationRecord:

@@ -76,17 +76,6 @@ class PluginAttributeError(UserError):
         )
 
 
-class OtherTargetError(UserError):
-    """The bundle was made for another runtime."""
-
-    def __init__(self, command: str, directory: Path, target: str) -> None:
-        """Build ``edgellm run needs a bundle of target 'onnx'; got target 'x' in …``."""
-        super().__init__(
-            f"{command} needs a bundle of target 'onnx'; got target {target!r} in {str(directory)!r}. "
-            "Build one with --target onnx."
-        )
-
-
 class TokenizerFileError(UserError):
     """A tokenizer file is missing or can't be read."""
 

@@ -6,17 +6,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgellm_core.bundle.manifest import RuntimeRecord
+from edgellm_core.bundle.plugins import target_of
 from edgellm_core.checkpoint.dimensions import stated_context_length
 from edgellm_core.errors import InvalidSettingError
-from edgellm_core.runtime.errors import OtherTargetError, PromptTooLongError
+from edgellm_core.host import PluginHost
+from edgellm_core.runtime.errors import PromptTooLongError
 from edgellm_core.runtime.generate import Timings, answer
 from edgellm_core.runtime.generation_settings import read_generation_config, stop_tokens
 from edgellm_core.runtime.sampling import Sampler, SamplingSettings
 from edgellm_core.runtime.tokenizer import BundleTokenizer, read_settings
-from edgellm_core.targets import BUILT_IN, find_target, load_class
+from edgellm_core.targets import load_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from edgellm_core.bundle import Bundle
     from edgellm_core.runtime.session import DecoderSession
@@ -51,18 +54,20 @@ class TextGenerator:
         runtime: what has to be done beside running the graph; see :func:`~edgellm_core.runtime.generate.answer`.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, plugin_paths: Sequence[Path] = ()) -> None:
         """Load the graph.
 
         Args:
             bundle: a loaded bundle.
             threads: threads of ONNX Runtime; None for one per core.
+            plugin_paths: folders with further plugins, which may bring the bundle's target.
 
         Raises:
-            OtherTargetError: the core does not run graphs of the bundle's target.
+            MissingPluginError: the plugin that brought the bundle's target is not loaded.
             EdgellmError: a file can't be used (see :mod:`edgellm_core.runtime.errors`).
         """
-        open_session = _session_class(bundle)
+        target = target_of(bundle, PluginHost.load(plugin_paths))
+        open_session: type[DecoderSession] = load_class(target.session)
         with bundle.reading():
             self.tokenizer = BundleTokenizer(bundle.llm)
             config = read_settings(bundle.llm / "config.json")
@@ -143,18 +148,6 @@ class TextGenerator:
         emit(stream.flush())
         reason: Literal["stop", "length"] = "stop" if len(tokens) < room else "length"
         return GenerationResult(text="".join(pieces), tokens=tuple(tokens), finish_reason=reason, timings=timings)
-
-
-def _session_class(bundle: Bundle) -> type[DecoderSession]:
-    """Return what runs graphs of the bundle's target.
-
-    Raises:
-        OtherTargetError: the core does not know it.
-    """
-    if bundle.manifest.target not in BUILT_IN:
-        raise OtherTargetError("edgellm run", bundle.directory, bundle.manifest.target)
-    session: type[DecoderSession] = load_class(find_target(bundle.manifest.target, {}).session)
-    return session
 
 
 def generate_text(bundle: Bundle, prompt: str, **settings: Any) -> GenerationResult:

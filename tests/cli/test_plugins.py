@@ -51,7 +51,7 @@ def test_list_as_json(invoke):
     records = {record["name"]: record for record in json.loads(invoke("list", "--json").output)}
     assert {"generic", "llama", "qwen2", "qwen3"} <= set(records)
     assert set(records["llama"]) == {
-        "name", "origin", "version", "location", "families", "claims", "status", "error", "notes",
+        "name", "origin", "version", "package", "location", "families", "claims", "status", "error", "notes",
     }  # fmt: skip
     assert records["llama"]["claims"][0] == {"key": "model_type", "value": "llama"}
 

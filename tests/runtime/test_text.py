@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from edgellm_core.bundle import RuntimeRecord
+from edgellm_core.bundle.errors import MissingPluginError
 from edgellm_core.errors import InvalidSettingError
-from edgellm_core.runtime.errors import NoChatTemplateError, OtherTargetError, PromptTooLongError, UnknownTokenError
+from edgellm_core.runtime.errors import NoChatTemplateError, PromptTooLongError, UnknownTokenError
 from edgellm_core.runtime.generate import generate
 from edgellm_core.runtime.sampling import SamplingSettings
 from edgellm_core.runtime.text import TextGenerator, generate_text
@@ -97,9 +98,9 @@ def test_sampling_settings_are_used(generator):
     assert first.tokens != generator.generate(PROMPT, max_new_tokens=12).tokens
 
 
-def test_other_targets_are_refused(bundle):
+def test_a_target_that_nobody_brings_is_refused(bundle):
     other = replace(bundle, manifest=bundle.manifest.model_copy(update={"target": "other"}))
-    with pytest.raises(OtherTargetError, match="needs a bundle of target 'onnx'; got target 'other'"):
+    with pytest.raises(MissingPluginError, match="needs target 'other', which came from a plugin that bundle"):
         TextGenerator(other)
 
 
