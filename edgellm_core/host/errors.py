@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from edgellm_core.errors import LONGEST_REASON, EdgellmError, PluginError, UserError, shown
+from edgellm_core.errors import LONGEST_REASON, EdgellmError, PluginError, Stopped, UserError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -204,6 +204,8 @@ def describe(error: BaseException) -> str:
     """Return one line about an exception; our own errors are sentences already."""
     try:
         text = " ".join(str(error).split())[:LONGEST_REASON]
-    except Exception:  # noqa: BLE001  # a plugin's own __str__
+    except (KeyboardInterrupt, Stopped):
+        raise
+    except BaseException:  # noqa: BLE001  # a plugin's own __str__
         return f"{type(error).__name__} (whose message can't be made)"
     return text if isinstance(error, EdgellmError) else f"{type(error).__name__}: {text}" if text else repr(error)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.contract import AttentionAttributes, ModelFamily
-from edgellm_core.errors import EdgellmError
+from edgellm_core.errors import EdgellmError, Stopped
 from edgellm_core.host.errors import FamilyMethodError, FamilyResultError
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def _guarded(plugin: str, family: str, method: str, call: Callable[..., Any]) ->
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             result = call(*args, **kwargs)
-        except EdgellmError:  # a sentence for the user already
+        except (EdgellmError, KeyboardInterrupt, Stopped):  # a sentence for the user already, or the user's own wish
             raise
-        except (Exception, SystemExit) as error:  # foreign code runs here: anything it raises is its own failure
+        except BaseException as error:  # foreign code runs here: anything it raises is its own failure
             raise FamilyMethodError(plugin, family, method, error) from error
         if not isinstance(result, types):
             raise FamilyResultError(plugin, family, method, requirement, result)

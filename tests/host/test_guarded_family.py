@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from edgellm_core.contract import AttentionAttributes, ModelFamily
-from edgellm_core.errors import PluginError
+from edgellm_core.errors import PluginError, Stopped
 from edgellm_core.host.guarded_family import RESULTS
 from edgellm_core.testing.plugin_files import family_source, write_plugin
 
@@ -60,3 +60,27 @@ def test_a_method_that_exits_does_not_end_the_process(family):
     odd = family("rules", "raise SystemExit(0)")
     with pytest.raises(PluginError, match="SystemExit: 0"):
         odd.rules()
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise type('Odd', (BaseException,), {})('a / b')", "Odd: a / b"),
+        ("raise GeneratorExit('a / b')", "GeneratorExit: a / b"),
+        (
+            "raise type('Mute', (Exception,), {'__str__': lambda self: exit(3)})",
+            r"Mute \(whose message can't be made\)",
+        ),
+    ],
+    ids=["base", "generator", "message"],
+)
+def test_whatever_it_raises_is_told(body, told, family):
+    with pytest.raises(PluginError, match=rf"Plugin 'odd' failed in rules\(\) of family 'odd': {told}"):
+        family("rules", body).rules()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Stopped(15)], ids=["ctrl-c", "sigterm"])
+def test_what_asks_the_process_to_end_passes(stop, family, monkeypatch):
+    monkeypatch.setattr("builtins.stop_of_the_test", stop, raising=False)
+    with pytest.raises(type(stop), match=r"^(15)?$"):
+        family("rules", "raise stop_of_the_test").rules()
