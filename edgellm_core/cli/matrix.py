@@ -105,7 +105,15 @@ def _select(plugin_paths: Sequence[Path], families: Sequence[str], **selection: 
 
     host = PluginHost.load(plugin_paths, skip_named=True)
     registry = ModelRegistry.of_plugins(host.records)
-    return [case for family in families or (None,) for case in select_cases(host, registry, family=family, **selection)]
+
+    def skipped(sentence: str) -> None:
+        click.echo(sentence, err=True)
+
+    return [
+        case
+        for family in families or (None,)
+        for case in select_cases(host, registry, family=family, skipped=skipped, **selection)
+    ]
 
 
 def _case_json(case: MatrixCase) -> dict[str, Any]:

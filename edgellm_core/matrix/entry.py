@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from edgellm_core.matrix.errors import MatrixSyntaxError
@@ -13,7 +13,7 @@ from edgellm_core.quantization.schemes import BUILT_IN
 from edgellm_core.settings import ELEMENT_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 TINY: Final = "tiny"
 """Model of an entry that means the random checkpoint of the family's ``tiny_config()``."""
@@ -79,6 +79,8 @@ class MatrixEntry:
         output_len: benchmark: tokens to generate.
         text_len: benchmark: text tokens of a prompt.
         image_len: benchmark: image tokens of a prompt.
+        schemes: names of plugins' schemes, which a precision may be besides the core's; two entries of one text are
+            equal whatever these are.
 
     Raises:
         MatrixSyntaxError: a value that has no text, or values that contradict each other.
@@ -111,13 +113,15 @@ class MatrixEntry:
     output_len: int | None = None
     text_len: int | None = None
     image_len: int | None = None
+    schemes: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what has no text and what contradicts itself."""
         text = str(self)
-        _check_name(text, self.model, self.precision, self.lm_head_precision)
+        known = _precisions(self.schemes)
+        _check_name(text, self.model, self.precision, self.lm_head_precision, known)
         if self.eagle is not None:
-            _check_name(text, self.eagle.id, self.eagle.precision, self.eagle.lm_head_precision)
+            _check_name(text, self.eagle.id, self.eagle.precision, self.eagle.lm_head_precision, known)
         for token in TOKENS:
             value = getattr(self, token.field)
             if value is not None and token.kind not in {"flag", "draft"} and token.read(f"{token.name}{value}") is None:
@@ -142,7 +146,7 @@ class MatrixEntry:
 
     def unavailable(self) -> list[str]:
         """Return what the entry asks for that this edgellm does not have, each named with its token."""
-        known = self.precision in {*ELEMENT_TYPES, *BUILT_IN}
+        known = self.precision in ELEMENT_TYPES or self.quantizes
         missing = [] if known else [f"precision {self.precision}"]
         if self.lm_head_precision not in {None, self.precision, *self._heads()}:
             missing.append(f"an output head of another precision (lm{self.lm_head_precision})")
@@ -156,12 +160,12 @@ class MatrixEntry:
 
     @property
     def quantizes(self) -> bool:
-        """Whether the precision is a quantization scheme of the core."""
-        return self.precision in BUILT_IN
+        """Whether the precision is a quantization scheme, of the core or of a plugin."""
+        return self.precision in {*BUILT_IN, *self.schemes}
 
     def _heads(self) -> set[str]:
         """Return the precisions that the output head may have besides that of the weights."""
-        return {"fp16", *BUILT_IN} if self.quantizes else set()
+        return {"fp16", *BUILT_IN, *self.schemes} if self.quantizes else set()
 
     def _tokens(self) -> Iterator[tuple[str, str]]:
         """Yield feature and text of the tokens that are there, in canonical order."""
@@ -176,30 +180,39 @@ class MatrixEntry:
         return "-".join([base, *(text for _feature, text in self._tokens())])
 
 
-def parse(text: str) -> MatrixEntry:
+def parse(text: str, schemes: Collection[str] = ()) -> MatrixEntry:
     """Return the entry that a text means; ``str`` of it is the text with its tokens in canonical order.
+
+    Args:
+        text: ``MODEL-PRECISION[-lmPRECISION](-token)*``.
+        schemes: names of plugins' schemes, which are precisions too.
 
     Raises:
         MatrixSyntaxError: names the part that is unknown, there twice, or contradicts another, and what to write.
     """
     parts = deque(text.split("-"))
-    model, precision, head = _read_name(text, parts, "MODEL")
+    known = _precisions(schemes)
+    model, precision, head = _read_name(text, parts, "MODEL", known)
     fields: dict[str, Any] = {"model": model, "precision": precision, "lm_head_precision": head}
     while parts:
         part = parts.popleft()
         if part == "eagle":
-            name, draft_precision, draft_head = _read_name(text, parts, "eagle-ID")
+            name, draft_precision, draft_head = _read_name(text, parts, "eagle-ID", known)
             draft = EagleDraft(id=name, precision=draft_precision, lm_head_precision=draft_head)
-            field, value = "eagle", draft
+            name_of_field, value = "eagle", draft
         else:
-            field, value = _read_token(text, part)
-        if field in fields:
+            name_of_field, value = _read_token(text, part, known)
+        if name_of_field in fields:
             raise MatrixSyntaxError(text, f"token {part!r} is there a second time. Keep one of the two.")
-        fields[field] = value
-    return MatrixEntry(**fields)
+        fields[name_of_field] = value
+    return MatrixEntry(**fields, schemes=frozenset(schemes))
 
 
-def _read_token(text: str, part: str) -> tuple[str, Any]:
+def _precisions(schemes: Collection[str]) -> tuple[str, ...]:
+    return (*PRECISIONS, *sorted(set(schemes) - set(PRECISIONS)))
+
+
+def _read_token(text: str, part: str, known: Collection[str]) -> tuple[str, Any]:
     for token in BY_LENGTH:
         if part.startswith(token.name) and token.kind != "draft":
             value = token.read(part)
@@ -207,34 +220,34 @@ def _read_token(text: str, part: str) -> tuple[str, Any]:
                 return token.field, value
     if part.startswith("lm"):
         problem = f"token {part!r} must be lmPRECISION and follow a precision directly. "
-        raise MatrixSyntaxError(text, problem + nearest(part[2:], PRECISIONS))
+        raise MatrixSyntaxError(text, problem + nearest(part[2:], known))
     if not part:
         raise MatrixSyntaxError(text, "a part between two dashes, or after the last one, is empty. Remove a dash.")
     raise MatrixSyntaxError(text, explain_unknown(part))
 
 
-def _read_name(text: str, parts: deque[str], what: str) -> tuple[str, str, str | None]:
+def _read_name(text: str, parts: deque[str], what: str, known: Collection[str]) -> tuple[str, str, str | None]:
     """Take a name, its precision and the precision of its output head; names may hold dashes."""
     waiting = list(parts)
-    at = next((index for index, part in enumerate(waiting) if index and part in PRECISIONS), None)
+    at = next((index for index, part in enumerate(waiting) if index and part in known), None)
     if at is None:
-        near = [nearest(part, PRECISIONS) for part in waiting[1:]]
+        near = [nearest(part, known) for part in waiting[1:]]
         hints = [f"{hint} (for {part!r})" for hint, part in zip(near, waiting[1:], strict=True) if "mean" in hint]
-        remedy = hints[0] if hints else nearest("", PRECISIONS)
+        remedy = hints[0] if hints else nearest("", known)
         raise MatrixSyntaxError(text, f"{what} must be followed by a precision. {remedy}")
     for _part in range(at + 1):
         parts.popleft()
-    head = parts.popleft()[2:] if parts and parts[0][:2] == "lm" and parts[0][2:] in PRECISIONS else None
+    head = parts.popleft()[2:] if parts and parts[0][:2] == "lm" and parts[0][2:] in known else None
     return "-".join(waiting[:at]), waiting[at], head
 
 
-def _check_name(text: str, name: str, precision: str, head: str | None) -> None:
-    if not NAME.fullmatch(name) or set(name.split("-")[1:]) & set(PRECISIONS):
+def _check_name(text: str, name: str, precision: str, head: str | None, known: Collection[str]) -> None:
+    if not NAME.fullmatch(name) or set(name.split("-")[1:]) & set(known):
         problem = f"{name!r} can't be a name: use letters, digits, '.', '_' and single dashes, and no precision."
         raise MatrixSyntaxError(text, problem)
     for value in (precision, head):
-        if value is not None and value not in PRECISIONS:
-            raise MatrixSyntaxError(text, f"unknown precision {value!r}. {nearest(value, PRECISIONS)}")
+        if value is not None and value not in known:
+            raise MatrixSyntaxError(text, f"unknown precision {value!r}. {nearest(value, known)}")
 
 
 def _join(name: str, precision: str, head: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from edgellm_core.matrix.entry import MatrixEntry, parse
@@ -13,6 +13,7 @@ from edgellm_core.matrix.errors import MatrixFileError, MatrixSyntaxError
 from edgellm_core.yaml_files import read_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 MATRIX_FILE: Final = "matrix.yaml"
@@ -38,12 +39,12 @@ class MatrixItem:
     line: int
 
 
-def _entry(value: object) -> MatrixEntry:
+def _entry(value: object, info: ValidationInfo) -> MatrixEntry:
     if not isinstance(value, str):
         kind, message = "entry", "must be a text like tiny-fp16-mxsl64"
         raise PydanticCustomError(kind, message)
     try:
-        return parse(value)
+        return parse(value, info.context or ())
     except MatrixSyntaxError as error:
         raise PydanticCustomError("entry", "{problem}", {"problem": str(error)}) from error
 
@@ -75,8 +76,12 @@ class _File(BaseModel):
     known_failures: dict[_Sentence, _Sentence] = Field(default_factory=dict)
 
 
-def read_matrix(path: Path) -> tuple[MatrixItem, ...]:
+def read_matrix(path: Path, schemes: Collection[str] = ()) -> tuple[MatrixItem, ...]:
     """Read a family's matrix: tiers with lists of entries, or of mappings with ``entry`` and ``xfail``.
+
+    Args:
+        path: the file.
+        schemes: names of plugins' schemes, which entries may name.
 
     Raises:
         MatrixFileError: it can't be read, an entry in it is wrong, or is there twice in a tier.
@@ -84,7 +89,7 @@ def read_matrix(path: Path) -> tuple[MatrixItem, ...]:
     expected = f"a mapping from the tiers {' and '.join(TIERS)} to entries"
     read = read_yaml(path, path, expected=expected, error=MatrixFileError)
     try:
-        written = _File.model_validate(read.data)
+        written = _File.model_validate(read.data, context=frozenset(schemes))
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]

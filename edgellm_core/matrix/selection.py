@@ -11,7 +11,7 @@ from edgellm_core.matrix.errors import MatrixFileError, NoEntriesError, Ownerles
 from edgellm_core.matrix.files import MATRIX_FILE, TIERS, MatrixItem, read_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from edgellm_core.host import PluginHost
@@ -45,6 +45,7 @@ def select_cases(
     tier: str | None = None,
     family: str | None = None,
     entry: str | None = None,
+    skipped: Callable[[str], None] | None = None,
 ) -> list[MatrixCase]:
     """Return the cases that are meant, family by family in the order of their files.
 
@@ -55,6 +56,8 @@ def select_cases(
         family: one family; None for all.
         entry: one entry, in whatever order its tokens are. If no file has it, it belongs to ``family``, or to the
             family that the registry has for its model.
+        skipped: told of a file that is wrong, whose entries are left out; None, or where its family is asked for, makes
+            it an error.
 
     Raises:
         UnknownNameError: there is no such tier, family or model.
@@ -67,12 +70,13 @@ def select_cases(
         raise UnknownNameError("tier", tier, TIERS)
     if family is not None and family not in host.family_names():
         raise UnknownNameError("family", family, host.family_names())
-    wanted = None if entry is None else parse(entry)
+    wanted = None if entry is None else parse(entry, host.schemes())
+    tell = skipped if family is None else None
     found = [
         case
         for name, folder in _families(host)
         if family in {None, name}
-        for case in _cases_of(name, folder, host, registry)
+        for case in _read(name, folder, host, registry, tell)
         if tier in {None, case.tier} and wanted in {None, case.entry}
     ]
     if found:
@@ -80,6 +84,19 @@ def select_cases(
     if wanted is None or tier is not None:
         raise NoEntriesError(tier=tier, family=family, entry=entry)
     return [MatrixCase(family=family or _owner(wanted, registry), tier=None, entry=wanted)]
+
+
+def _read(
+    family: str, folder: Path, host: PluginHost, registry: ModelRegistry, skipped: Callable[[str], None] | None
+) -> list[MatrixCase]:
+    """Return the cases of one family; none, and the reason told, where its file is wrong and that is to be skipped."""
+    try:
+        return list(_cases_of(family, folder, host, registry))
+    except MatrixFileError as error:
+        if skipped is None:
+            raise
+        skipped(f"Skipped: {error}")
+        return []
 
 
 def _owner(entry: MatrixEntry, registry: ModelRegistry) -> str:
@@ -101,7 +118,7 @@ def _cases_of(family: str, folder: Path, host: PluginHost, registry: ModelRegist
     if not path.is_file():
         return
     sharing = {name for name, other in _families(host) if other == folder}
-    for item in read_matrix(path):
+    for item in read_matrix(path, host.schemes()):
         if item.entry.tiny or _family_of_model(path, item, sharing, registry) == family:
             yield MatrixCase(family=family, tier=item.tier, entry=item.entry, xfail=item.xfail)
 

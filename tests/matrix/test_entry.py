@@ -66,7 +66,7 @@ def test_every_precision_is_read(precision):
 def test_each_field_is_that_of_one_token():
     tokens = [token.field for token in TOKENS]
     fields = [field.name for field in dataclasses.fields(MatrixEntry)]
-    assert sorted(fields) == sorted(["model", "precision", "lm_head_precision", *tokens])
+    assert sorted(fields) == sorted(["model", "precision", "lm_head_precision", "schemes", *tokens])
     assert len({token.name for token in TOKENS}) == len(TOKENS)
 
 

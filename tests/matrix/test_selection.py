@@ -79,3 +79,44 @@ def test_a_file_may_only_hold_models_of_its_families(load, registry, pack, tiny_
 def test_a_wrong_file_does_not_disturb_the_selection_of_another_family(load, registry, pack, tiny_config):
     folder = pack({"mine": tiny_config}, "l0: [tiny]\n")
     assert select_cases(load(folder), registry, family="llama")
+
+
+def test_a_wrong_file_is_told_and_left_out_where_all_families_are_meant(load, registry, pack, tiny_config):
+    host, told = load(pack({"mine": tiny_config}, "l0: [tiny]\n")), []
+    cases = select_cases(host, registry, skipped=told.append)
+    assert cases == select_cases(load(), registry)
+    assert len(told) == 1
+    assert told[0].startswith("Skipped: ")
+    assert "matrix.yaml" in told[0]
+    with pytest.raises(MatrixFileError, match=r"matrix\.yaml"):
+        select_cases(host, registry, family="mine", skipped=told.append)
+
+
+SCHEME = """
+from edgellm_core.contract import QuantizationScheme
+from edgellm_core.hookspecs import hookimpl
+from edgellm_core.quantization.formats import FP8
+
+
+class Tiny8(QuantizationScheme):
+    name = "tiny8"
+
+    def linear_format(self, block_size):
+        return FP8
+
+
+@hookimpl
+def edgellm_register_schemes():
+    return [Tiny8]
+"""
+
+
+def test_a_scheme_of_a_plugin_is_a_precision_of_the_matrix(load, registry, pack, tiny_config, tmp_path):
+    folder = pack({"mine": tiny_config}, "l0: [tiny-tiny8-lmtiny8-fp8kv-mxsl64]\n")
+    (tmp_path / "scheme").mkdir()
+    (tmp_path / "scheme" / "tiny8.py").write_text(SCHEME)
+    [case] = select_cases(load(folder, tmp_path / "scheme"), registry, family="mine")
+    assert case.entry.quantizes
+    assert case.entry.unavailable() == []
+    with pytest.raises(MatrixFileError, match="MODEL must be followed by a precision"):
+        select_cases(load(folder), registry, family="mine")

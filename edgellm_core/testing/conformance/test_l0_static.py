@@ -91,7 +91,7 @@ def test_matrix_parses(edgellm_case: Case) -> None:
     """matrix.yaml is there and parses, and tier l0 has an entry of the tiny model."""
     from edgellm_core.matrix import read_matrix
 
-    items = read_matrix(edgellm_case.family.folder() / "matrix.yaml")
+    items = read_matrix(edgellm_case.family.folder() / "matrix.yaml", edgellm_case.plan.host.schemes())
     assert any(item.tier == "l0" and item.entry.tiny for item in items), "tier l0 has no entry of the model 'tiny'"
 
 
