@@ -80,7 +80,8 @@ def test_detect_finds_it(python, tiny):
 def test_build_builds_its_tiny_model(python, tiny, tmp_path):
     run(python, "-c", RUN_EDGELLM, "build", tiny, "-o", tmp_path / "out", "--engine", "none", "--precision", "fp32")
     manifest = json.loads((tmp_path / "out" / "bundle.json").read_text())
-    assert manifest["family"] == {"name": "acme", "plugin": "acme", "version": "0.1.0"}
+    expected = {"name": "acme", "plugin": "acme", "version": "0.1.0", "package": "edgellm-acme"}
+    assert manifest["family"] == expected
     assert manifest["verification"]["status"] == "passed"
     assert (tmp_path / "out" / "llm" / "chat_template.jinja").read_text().startswith("{%- for message in messages -%}")
 
