@@ -256,7 +256,9 @@ def test_an_engine_of_weights_with_zero_points_is_refused_by_name(tmp_path, quic
     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
 ])  # fmt: skip
 def test_what_can_not_be_represented_is_refused_by_name(tmp_path, quick, quantization, named):
-    folder = write_checkpoint(tmp_path / "source", tiny_llama().config.to_dict(), {"w": np.zeros((64, 64))}, quantization)
+    folder = write_checkpoint(
+        tmp_path / "source", tiny_llama().config.to_dict(), {"w": np.zeros((64, 64))}, quantization
+    )
     with pytest.raises(UnsupportedQuantizationError, match=f"can't represent: .*{named}"):
         build(str(folder), tmp_path / "out", quick(verify="off"))
 
